@@ -1,0 +1,45 @@
+"""wtool: open, measure, check, cast, freeze and convert neural-network weight files, framework-free.
+
+import wtool
+checkpoint = wtool.open("model.pth")
+checkpoint["fc.weight"].load()
+wtool.stats(checkpoint)
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wtool.errors import WtoolError
+
+if TYPE_CHECKING:
+    from wtool.checkpoint import Checkpoint
+
+__version__ = "0.1.0"
+
+# Every command is a function of the same name; imported on first use.
+_COMMANDS = ("ls", "count", "stats")
+
+__all__ = ["WtoolError", "open", *_COMMANDS]
+
+
+def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
+    """Open a weight file, a TensorFlow prefix, an index file or a model directory; reads headers only.
+
+    root: which branch of a nested PyTorch file holds the model; "." keeps all branches and full names.
+    Raises wtool.errors.InputError, one line that names the file and what is wrong.
+    """
+    from wtool.formats import open_checkpoint
+    from wtool.layers import assign_roles
+
+    checkpoint = open_checkpoint(path, root=root)
+    assign_roles(checkpoint)
+    return checkpoint
+
+
+def __getattr__(name: str) -> Any:
+    if name in _COMMANDS:
+        return getattr(import_module(f"wtool.commands.{name}"), name)
+    raise AttributeError(f"module 'wtool' has no attribute {name!r}")

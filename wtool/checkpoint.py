@@ -1,0 +1,214 @@
+"""The registry that every reader fills and every command reads: Tensor and Checkpoint.
+
+Both are lazy: building them reads no tensor byte. A Checkpoint exists only if it is sound: names are
+unique; that spans lie inside their file and sizes equal shape x bits is checked by the extents.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wtool.dtypes import DType
+from wtool.errors import MalformedInput, UnsupportedError, WtoolError
+from wtool.extents import MAX_EXPANSION, MAX_EXPANSION_BYTES, Extent, Strided
+from wtool.sources import Source, absolute
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What a tensor is to the model. `layers` decides where a reader has no evidence of its own.
+ROLES = ("weight", "bias", "buffer", "optimizer", "ema", "other", "unknown")
+
+
+@dataclass(slots=True, eq=False)
+class Tensor:
+    """One named tensor: what it is, and where its values lie. Nothing is read until asked for.
+
+    name: as shown and selected. key: as stored in the file, exactly.
+    dtype, shape: of the values; `extent` reads them.
+    role: one of ROLES; a reader sets it only where the file states it, `layers` fills the rest.
+    layer, kind: path of the layer ("features.0") and what it is ("conv"); filled by `layers`.
+    path: the name's components as nested in the file, where the file nests.
+    """
+
+    name: str
+    key: str
+    extent: Extent
+    role: str | None = None
+    layer: str | None = None
+    kind: str | None = None
+    path: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self.extent.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each dimension; () for a scalar."""
+        return self.extent.shape
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return self.extent.count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values themselves: count x bits; for strings, what is stored."""
+        return (
+            (self.count * self.dtype.bits + 7) // 8
+            if self.dtype.bits
+            else self.extent.stored_nbytes
+        )
+
+    @property
+    def storage(self) -> Hashable:
+        """Equal for two tensors on the same stored bytes."""
+        return self.extent.storage
+
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """Strides in elements where the values are strided raw bytes, else None."""
+        return self.extent.strides if isinstance(self.extent, Strided) else None
+
+    @property
+    def source(self) -> Source | None:
+        """The file behind the values where they are raw bytes of one file, else None."""
+        return absolute(self.extent.source, 0)[0] if isinstance(self.extent, Strided) else None
+
+    @property
+    def offset(self) -> int | None:
+        """Offset in bytes of the first element from the start of `source`, else None."""
+        extent = self.extent
+        return absolute(extent.source, extent.offset)[1] if isinstance(extent, Strided) else None
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Elements [start, stop) in C order, (stop - start,), carrier dtype; fills `out` where given."""
+        try:
+            return self.extent.read(start, stop, out)
+        except WtoolError as error:
+            raise error.locate(tensor=self.name) from error.__cause__
+
+    def blocks(self, max_bytes: int = 1 << 20) -> Iterator[np.ndarray]:
+        """All values in C order in 1-D arrays of at most `max_bytes`, each valid until the next."""
+        try:
+            yield from self.extent.blocks(max_bytes)
+        except WtoolError as error:
+            raise error.locate(tensor=self.name) from error.__cause__
+
+    def load(self) -> np.ndarray:
+        """The whole tensor: an array of `shape`, carrier dtype.
+
+        UnsupportedError where a view claims far more elements than the file stores.
+        """
+        size = self.count * self.dtype.carrier.itemsize
+        stored = self.extent.storage_nbytes if isinstance(self.extent, Strided) else size
+        if size > MAX_EXPANSION_BYTES and size > MAX_EXPANSION * max(stored, 1):
+            raise UnsupportedError(
+                "tensor repeats a few stored bytes; it is not loaded whole",
+                tensor=self.name,
+                expected=f"at most {MAX_EXPANSION} x {stored} bytes",
+                found=f"{size}",
+            )
+        return self.read(0, self.count).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a weight file holds.
+
+    path: as the user named it. format: name of the Format that opened it.
+    tensors: by name, in stored order.
+    metadata: text that the file carries. extras: inert non-tensor values by dotted name.
+    notes: what a user should know (a prefix dropped, an entry skipped and why).
+    globals: for pickles, how often each "module.name" is mentioned; nothing was imported.
+    files: every file that belongs to it, sorted in shard order.
+    tree: the nested structure as stored, for writers that can keep it.
+    """
+
+    path: str
+    format: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    globals: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    tree: Any = None
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """Name of a tied tensor -> name of the tensor whose stored elements it repeats.
+
+        A tensor is an alias where all its elements lie within those of another tensor that fills its
+        span, or where both have the same storage and geometry. The first in stored order is the owner
+        among equals; otherwise the larger.
+        """
+        return find_aliases(self.tensors.values())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.tensors.values())
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+def build(
+    path: str | os.PathLike[str], format: str, tensors: Iterable[Tensor], **rest: Any
+) -> Checkpoint:
+    """A Checkpoint from tensors in stored order; MalformedInput where two have the same name."""
+    by_name: dict[str, Tensor] = {}
+    for tensor in tensors:
+        if tensor.name in by_name:
+            raise MalformedInput("two tensors have the same name", path=path, tensor=tensor.name)
+        by_name[tensor.name] = tensor
+    rest.setdefault("files", (os.fspath(path),))
+    return Checkpoint(os.fspath(path), format, by_name, **rest)
+
+
+def find_aliases(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """See Checkpoint.aliases. O(n log n) within one storage, however many views it has."""
+    by_storage: dict[Hashable, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.extent.stored_nbytes or tensor.dtype.bits == 0:
+            by_storage.setdefault(tensor.storage, []).append(tensor)
+    aliases: dict[str, str] = {}
+    for group in by_storage.values():
+        if len(group) > 1:
+            aliases.update(_aliases_in_storage(group))
+    return aliases
+
+
+def _aliases_in_storage(group: list[Tensor]) -> Iterator[tuple[str, str]]:
+    """(alias, owner) among tensors of one storage, in bits from its start."""
+    spans = []
+    same: dict[Hashable, str] = {}
+    for order, tensor in enumerate(group):
+        extent = tensor.extent
+        if not isinstance(extent, Strided):
+            low, high, dense = 0, 1, True  # same storage means the same values
+        else:
+            low, high, dense = extent.low * extent.bits, extent.high * extent.bits, extent.is_dense
+            if not dense:
+                geometry = (extent.first, extent.shape, extent.strides, extent.bits)
+                owner = same.setdefault(geometry, tensor.name)
+                if owner != tensor.name:
+                    yield tensor.name, owner
+                    continue
+        spans.append((low, -high, order, dense, tensor.name))
+    spans.sort()
+    cover_high, cover_name = -1, ""
+    for _, minus_high, _, dense, name in spans:
+        if -minus_high <= cover_high:
+            yield name, cover_name
+        elif dense:
+            cover_high, cover_name = -minus_high, name

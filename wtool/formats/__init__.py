@@ -1,0 +1,121 @@
+"""The formats: one file each, bytes <-> Checkpoint. Content decides; exactly one format claims a file.
+
+Every format file has the same names inside: `claims(probe)`, `open_file(probe, root=None)`, where it
+can write `save(...)`, and `FORMAT`, its row in the table. A file is opened in two steps: `probe` looks
+at the path and the first and last bytes; the one format that claims it builds the Checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+
+from wtool.checkpoint import Checkpoint
+from wtool.errors import MissingInput, UnknownFormat, WtoolError
+from wtool.sources import FileSource, Source, read_bytes
+
+HEAD_BYTES = 4096
+TAIL_BYTES = 64
+
+
+class Probe:
+    """A first look at a path: what is there, its first and last bytes. Nothing is parsed.
+
+    path: as the user named it; may be a file, a directory, or a prefix that names no file itself.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.is_directory = os.path.isdir(self.path)
+        self.is_file = not self.is_directory and os.path.exists(self.path)
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+        return os.path.basename(os.path.normpath(self.path))
+
+    @cached_property
+    def source(self) -> Source:
+        """The file's bytes; MissingInput or UnsafeInput where it cannot be opened."""
+        return FileSource(self.path)
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first HEAD_BYTES bytes, fewer in a short file; empty for what is not a file."""
+        return (
+            bytes(read_bytes(self.source, 0, min(HEAD_BYTES, self.source.size)))
+            if self.is_file
+            else b""
+        )
+
+    @cached_property
+    def tail(self) -> bytes:
+        """The last TAIL_BYTES bytes, fewer in a short file; empty for what is not a file."""
+        if not self.is_file:
+            return b""
+        size = min(TAIL_BYTES, self.source.size)
+        return bytes(read_bytes(self.source, self.source.size - size, size))
+
+    @cached_property
+    def zip_names(self) -> frozenset[str]:
+        """Member names of a zip file; empty for what is not a zip. Raises where the directory is broken."""
+        if not self.head.startswith(b"PK\x03\x04"):
+            return frozenset()
+        from wtool.encodings.zip_directory import read_directory
+
+        return frozenset(read_directory(self.source).names())
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table of formats.
+
+    name: "safetensors". title: for people. suffixes: usual endings, helpful only in messages.
+    claims(probe): whether the content is this format's; True means no other format may have it.
+    open_file(probe, root=None): the Checkpoint.
+    """
+
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    claims: Callable[[Probe], bool]
+    open_file: Callable[..., Checkpoint]
+
+
+# Modules in this folder, in the order in which they are asked. Order only saves time: claims are exclusive.
+_MODULES = (
+    "safetensors",
+    "torch_zip",
+)
+
+
+def formats() -> tuple[Format, ...]:
+    """Every format that wtool reads."""
+    return tuple(import_module(f"wtool.formats.{module}").FORMAT for module in _MODULES)
+
+
+def find_format(probe: Probe) -> Format:
+    """The format that claims `probe`; UnknownFormat, saying what the file looks like, where none does."""
+    for module in _MODULES:
+        candidate: Format = import_module(f"wtool.formats.{module}").FORMAT
+        if candidate.claims(probe):
+            return candidate
+    if not probe.is_directory and not probe.is_file:
+        raise MissingInput("no such file, directory or checkpoint prefix", path=probe.path)
+    raise UnknownFormat("not a weight file that wtool knows", path=probe.path)
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
+    """Open a file, a TensorFlow prefix, an index file or a directory; reads headers only.
+
+    root: which branch of a nested file; None drops the prefix of the one branch that is the model,
+    "." keeps everything. Raises an InputError that names the file.
+    """
+    probe = Probe(path)
+    try:
+        return find_format(probe).open_file(probe, root=root)
+    except WtoolError as error:
+        raise error.locate(path=probe.path) from error.__cause__
