@@ -38,3 +38,52 @@ class Report:
     sources: Sequence[str] = ()
     title: str = ""
     footer: Sequence[str] = ()
+
+
+def combine(reports: Sequence[Report], names: Sequence[str]) -> Report:
+    """One Report from those of several models: rows gain a first column `model`, totals add up.
+
+    `names` tells the models apart, one per report. A single report is returned as it is.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    columns = {column.name: column for report in reports for column in report.columns}
+    totals: dict[str, Any] = {}
+    for report in reports:
+        for key, value in report.totals.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                totals[key] = totals.get(key, 0) + value
+    return Report(
+        command=reports[0].command,
+        columns=[Column("model"), *columns.values()],
+        rows=[
+            {"model": name, **row}
+            for name, report in zip(names, reports, strict=True)
+            for row in report.rows
+        ],
+        totals=totals,
+        ok=all(report.ok for report in reports),
+        notes=[
+            f"{name}: {note}"
+            for name, report in zip(names, reports, strict=True)
+            for note in report.notes
+        ],
+        sources=[source for report in reports for source in report.sources],
+        footer=[
+            f"{name}: {line}"
+            for name, report in zip(names, reports, strict=True)
+            for line in report.footer
+        ],
+    )
+
+
+def human_bytes(nbytes: int) -> str:
+    """`nbytes` for people, in powers of 1000: "97.8 MB"; exact below 1000."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    size = float(nbytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        size /= 1000
+        if size < 999.95 or unit == "PB":
+            break
+    return f"{size:.1f} {unit}"

@@ -1,0 +1,135 @@
+"""Words typed -> command -> exit code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import traceback
+from importlib import import_module, metadata
+from typing import Any
+
+import click
+
+import wtool
+from wtool.errors import WtoolError, escape_controls
+
+# The order in which help lists them. A command's module is imported when it is called.
+COMMANDS = ("ls", "count", "stats")
+_LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "keras", "safetensors")
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+class _Commands(click.Group):
+    """A group that imports the file of a command only when the command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, "completion"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "completion":
+            return _completion
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"wtool.commands.{cmd_name}").COMMAND
+        return command
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    click.echo(f"wtool {wtool.__version__}, Python {sys.version.split()[0]}")
+    for library in _LIBRARIES:
+        try:
+            click.echo(f"{library} {metadata.version(library)}")
+        except metadata.PackageNotFoundError:
+            click.echo(f"{library} not installed")
+    ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the versions of wtool and of the libraries in use.",
+)
+def _wtool() -> None:
+    """Open any neural-network weight file without its framework, and trust every number.
+
+    PyTorch, TensorFlow, Keras, safetensors and NumPy files are read natively; nothing in a file
+    runs. Standard output carries data, standard error carries talk.
+
+    Exit codes: 0 done or clean; 1 the answer is no; 2 wrong usage; 3 unreadable input;
+    4 sound input that wtool or the target cannot hold; 5 output not writable as asked.
+    """
+
+
+@click.command("completion", short_help="Print the shell completion script")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def _completion(shell: str) -> None:
+    """Print the completion script for a shell.
+
+    \b
+    Example:
+      eval "$(wtool completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    completion = get_completion_class(shell)
+    if completion is not None:
+        click.echo(completion(_wtool, {}, "wtool", "_WTOOL_COMPLETE").source())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code, and never raises."""
+    try:
+        result: Any = _wtool.main(arguments, prog_name="wtool", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our pipe left; keep the interpreter from flushing into it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except WtoolError as error:
+        _trace()
+        _say(f"error: {error}")
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the one place that may: nothing must escape as a traceback
+        _trace()
+        _say(f"bug in wtool: {type(error).__name__}: {escape_controls(str(error))}")
+        _say("please report it; WTOOL_DEBUG=1 shows where")
+        return EXIT_BUG
+
+
+def main() -> None:
+    """Entry point of the `wtool` script."""
+    # A command lives for one answer: searching 100,000 live tensors for cycles only costs time.
+    gc.set_threshold(200_000, 20, 100)
+    sys.exit(run())
+
+
+def _trace() -> None:
+    if os.environ.get("WTOOL_DEBUG") == "1":
+        sys.stderr.write(traceback.format_exc())
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"wtool: {text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The commands: one file each, one plain function from checkpoints to a Report or a Checkpoint.
+
+A command file holds the function, its help, and `COMMAND`, the function made into a click command by
+`report_command`. Opening, selecting, rendering, writing and exiting happen here, once for all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import click
+
+from wtool.checkpoint import Checkpoint
+from wtool.commands.progress import Progress
+from wtool.commands.selection import choose
+from wtool.report import Report, combine
+
+_MODEL_HELP = "MODEL is a file, a TensorFlow prefix, an index file or a directory."
+
+
+def report_command(
+    function: Callable[..., Report],
+    *params: click.Parameter,
+    name: str | None = None,
+    models: str = "many",
+) -> click.Command:
+    """A click command from a function `(checkpoint, *, options...) -> Report`.
+
+    params: the command's own click options and arguments; their names are the function's keywords.
+    models: "many": MODEL... of the command line, one call each, reports combined; "one": exactly one;
+    "none": the function opens what it needs from its own arguments through `open_model`.
+    `jobs` and `progress` are handed to functions that take them. The docstring is the help.
+    """
+    accepted = inspect.signature(function).parameters
+
+    def callback(
+        model: Sequence[str] | str = (),
+        *,
+        format: str,
+        output: str | None,
+        force: bool,
+        select: Sequence[str],
+        exclude: Sequence[str],
+        root: str | None,
+        jobs: int | None,
+        quiet: bool,
+        progress: bool | None,
+        **options: Any,
+    ) -> None:
+        if "jobs" in accepted:
+            options["jobs"] = jobs
+        with _progress(progress, quiet) as bar:
+            if "progress" in accepted:
+                options["progress"] = bar.update
+            if models == "none":
+                chosen = {"select": select, "exclude": exclude, "root": root, "force": force}
+                options.update({k: v for k, v in chosen.items() if k in accepted})
+                report = function(**options)
+            else:
+                paths = [model] if isinstance(model, str) else list(model)
+                reports = []
+                for path in paths:
+                    bar.restart()
+                    checkpoint = choose(open_model(path, root=root), select, exclude)
+                    reports.append(function(checkpoint, **options))
+                report = combine(reports, paths)
+        show(report, format, output=output, force=force, quiet=quiet)
+        click.get_current_context().exit(0 if report.ok else 1)
+
+    arguments: list[click.Parameter] = []
+    if models != "none":
+        count = -1 if models == "many" else 1
+        arguments.append(click.Argument(["model"], nargs=count, required=True, type=_PATH))
+    text = inspect.cleandoc(function.__doc__ or "")
+    return click.Command(
+        name or function.__name__,
+        params=[*arguments, *params, *shared_options()],
+        callback=callback,
+        help=text if models == "none" else f"{text}\n\n{_MODEL_HELP}",
+        short_help=text.splitlines()[0].rstrip("."),
+        no_args_is_help=True,
+    )
+
+
+def shared_options() -> list[click.Parameter]:
+    """The options that every command with a Report has."""
+    return [
+        click.Option(
+            ["--format"],
+            type=click.Choice(["table", "json", "csv", "markdown", "html"]),
+            default="table",
+            help="How the report is rendered.",
+        ),
+        click.Option(
+            ["-o", "--output"], type=_PATH, help="Write to this file instead of standard output."
+        ),
+        click.Option(["--force"], is_flag=True, help="Overwrite an existing output."),
+        click.Option(
+            ["--select"],
+            multiple=True,
+            metavar="PATTERN",
+            help="Only tensors that match: a glob, or a regular expression after 're:'.",
+        ),
+        click.Option(
+            ["--exclude"], multiple=True, metavar="PATTERN", help="Leave out tensors that match."
+        ),
+        click.Option(
+            ["--root"],
+            metavar="NAME",
+            help="Which branch of a nested file is the model; '.' keeps all.",
+        ),
+        click.Option(
+            ["--jobs"], type=click.IntRange(1, 1024), help="Threads to use (default: all cores)."
+        ),
+        click.Option(["--quiet"], is_flag=True, help="No notes on standard error."),
+        click.Option(
+            ["--progress/--no-progress"],
+            default=None,
+            help="Show progress (default: only on a terminal).",
+        ),
+    ]
+
+
+def open_model(path: str, *, root: str | None = None) -> Checkpoint:
+    """The checkpoint at `path`, roles assigned."""
+    import wtool
+
+    return wtool.open(path, root=root)
+
+
+def show(report: Report, format: str, *, output: str | None, force: bool, quiet: bool) -> None:
+    """Render `report` to standard output or to `output`; notes go to standard error."""
+    from wtool.render import render
+
+    lines = render(report, format)
+    if output is not None:
+        from wtool.writers.outputs import write_text
+
+        write_text(output, lines, force=force)
+    else:
+        for line in lines:
+            sys.stdout.write(line)
+        sys.stdout.flush()
+    if not quiet and format == "table":
+        for note in report.notes:
+            click.echo(f"note: {note}", err=True)
+
+
+def _progress(wanted: bool | None, quiet: bool) -> AbstractContextManager[Progress]:
+    enabled = sys.stderr.isatty() and not quiet if wanted is None else wanted
+    return Progress(enabled)
+
+
+class _Path(click.ParamType):
+    """A path as typed: nothing is checked here, opening tells what is wrong with it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+_PATH = _Path()

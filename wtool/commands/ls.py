@@ -1,0 +1,152 @@
+"""`wtool ls`: what is in the file."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from wtool.checkpoint import Checkpoint
+from wtool.commands import report_command
+from wtool.report import Column, Report, human_bytes
+
+_COLUMNS = (
+    Column("name"),
+    Column("dtype"),
+    Column("shape"),
+    Column("count", "elements"),
+    Column("nbytes", "bytes"),
+    Column("role"),
+    Column("alias"),
+    Column("file", hidden=True),
+    Column("key", hidden=True),
+)
+
+
+def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -> Report:
+    """List the tensors of a weight file: name, dtype, shape, count, nbytes, role.
+
+    Reads headers only: no tensor byte is touched, nothing in the file runs. A tied tensor shows in
+    `alias` the tensor whose bytes it shares. The last line gives the format and the totals.
+
+    \b
+    Example:
+      wtool ls fixtures/digits-cnn.pth
+      wtool ls fixtures/digits-cnn.pth --format json --select '*.weight'
+    """
+    if globals:
+        return _globals(checkpoint)
+    if extras:
+        return _extras(checkpoint)
+    aliases = checkpoint.aliases
+    several = len(checkpoint.files) > 1
+    default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
+    rows = [
+        {
+            "name": tensor.name,
+            "dtype": tensor.dtype.name,
+            "shape": list(tensor.shape),
+            "count": tensor.count,
+            "nbytes": tensor.nbytes,
+            "role": tensor.role or "unknown",
+            "alias": aliases.get(tensor.name),
+            "file": os.path.basename(tensor.source.name if tensor.source else default_file),
+            "key": tensor.key,
+        }
+        for tensor in checkpoint
+    ]
+    owners = [row for row in rows if row["alias"] is None]
+    totals = {
+        "tensors": len(rows),
+        "count": sum(row["count"] for row in owners),
+        "nbytes": sum(row["nbytes"] for row in owners),
+    }
+    tied = f", {len(rows) - len(owners)} tied" if len(rows) > len(owners) else ""
+    files = f", {len(checkpoint.files)} files" if several else ""
+    footer = (
+        f"{checkpoint.format}{files}: {totals['tensors']:,} tensors{tied}, "
+        f"{totals['count']:,} elements, {human_bytes(totals['nbytes'])}"
+    )
+    return Report(
+        command="ls",
+        columns=[
+            Column(c.name, c.unit, hidden=c.hidden and not (several and c.name == "file"))
+            for c in _COLUMNS
+        ],
+        rows=rows,
+        totals=totals,
+        notes=checkpoint.notes,
+        sources=[checkpoint.path],
+        footer=[footer],
+    )
+
+
+def _globals(checkpoint: Checkpoint) -> Report:
+    """What a pickle names: each global, how often, and whether `weights_only` would refuse it."""
+    from wtool.dialects.torch_allowlist import is_allowed
+
+    rows = [
+        {
+            "global": name,
+            "times": times,
+            "weights_only": "allowed" if is_allowed(name) else "refused",
+        }
+        for name, times in sorted(checkpoint.globals.items())
+    ]
+    refused = sum(row["weights_only"] == "refused" for row in rows)
+    text = f"{checkpoint.format}: {len(rows)} globals named, {refused} that weights_only refuses"
+    return Report(
+        command="ls",
+        columns=[Column("global"), Column("times"), Column("weights_only")],
+        rows=rows,
+        totals={"globals": len(rows), "refused": refused},
+        notes=checkpoint.notes,
+        sources=[checkpoint.path],
+        footer=[text + "; nothing was imported"],
+    )
+
+
+def _extras(checkpoint: Checkpoint) -> Report:
+    """The values that are not tensors: epoch, hyperparameters, metadata."""
+    rows = [{"name": name, "value": value} for name, value in checkpoint.metadata.items()]
+    rows += [{"name": name, "value": _plain(value)} for name, value in checkpoint.extras.items()]
+    return Report(
+        command="ls",
+        columns=[Column("name"), Column("value")],
+        rows=rows,
+        totals={"values": len(rows)},
+        notes=checkpoint.notes,
+        sources=[checkpoint.path],
+        footer=[f"{checkpoint.format}: {len(rows)} values that are not tensors"],
+    )
+
+
+def _plain(value: object) -> object:
+    """A value as JSON can hold it; other inert values by their short text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}... [{len(text)} characters]"
+
+
+def _one_of(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value and context.params.get("extras" if parameter.name == "globals" else "globals"):
+        raise click.UsageError("--globals and --extras are two different listings: choose one")
+    return value
+
+
+COMMAND = report_command(
+    ls,
+    click.Option(
+        ["--globals"],
+        is_flag=True,
+        callback=_one_of,
+        help="List the globals that a pickle names instead; nothing is imported.",
+    ),
+    click.Option(
+        ["--extras"],
+        is_flag=True,
+        callback=_one_of,
+        help="List the values that are not tensors instead.",
+    ),
+)

@@ -1,0 +1,16 @@
+"""One file a way of showing a Report; each yields text in pieces, so that long reports stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from wtool.report import Report
+
+RENDERINGS = ("table", "json", "csv", "markdown", "html")
+
+
+def render(report: Report, format: str = "table") -> Iterator[str]:
+    """`report` as text in one of RENDERINGS; the pieces joined end with a newline."""
+    pieces: Iterator[str] = import_module(f"wtool.render.{format}").render(report)
+    return pieces

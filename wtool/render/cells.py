@@ -1,0 +1,47 @@
+"""How one value looks to a person: numbers with separators, six significant digits, safe names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from wtool.report import Column, Report
+
+
+def visible(report: Report) -> list[Column]:
+    """The columns for people: not hidden, and not empty in every row."""
+    filled = {key for row in report.rows for key, value in row.items() if value not in (None, "")}
+    return [c for c in report.columns if not c.hidden and (c.name in filled or not report.rows)]
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is set flush right."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def cell(value: Any) -> str:
+    """`value` as text: 1,234 and 0.00123457; a shape as 64x3x7x7; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
+            return f"{int(value):,}" if value or math.copysign(1, value) > 0 else "-0"
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, int) for item in value):
+            return "x".join(map(str, value)) if value else "scalar"
+        return ", ".join(cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {cell(item)}" for key, item in value.items())
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and lone surrogates as escapes; one line, safe for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
