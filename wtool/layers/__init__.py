@@ -1,9 +1,8 @@
-"""What a tensor is: its layer, the layer's kind, its role."""
+"""What a tensor is: its layer, the layer's kind, its role, its fans, and how it was initialised."""
 
 from __future__ import annotations
 
-from wtool.checkpoint import Checkpoint
+from wtool.layers.names import split_depth
+from wtool.layers.roles import assign_roles
 
-
-def assign_roles(checkpoint: Checkpoint) -> None:
-    """Fill `role`, `layer` and `kind` of every tensor from the strongest evidence there is."""
+__all__ = ["assign_roles", "split_depth"]

@@ -1,0 +1,148 @@
+"""Tensor names taken apart, and what their last component says about a tensor's role.
+
+Sources: `torch.nn` parameter and buffer names, Keras 2/3 variable names, TensorFlow 1 slot names
+(`tensorflow/python/training`), and the buffers registered by torchvision, timm and transformers.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What TensorFlow and Keras append to a variable's own name.
+_VARIABLE_SUFFIX = re.compile(r"(/\.ATTRIBUTES/VARIABLE_VALUE|:\d+)$")
+
+WEIGHT_LEAVES = frozenset(
+    ["weight", "weights", "kernel", "embeddings", "embedding", "gamma", "alpha", "scale", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "depthwise_weights", "pointwise_weights", "qweight", "weight_packed", "w", "lora_A", "lora_B", "weight_orig", "weight_g", "weight_v", "weight_ih", "weight_hh"]
+)
+BIAS_LEAVES = frozenset(["bias", "biases", "beta", "b", "bias_orig", "bias_ih", "bias_hh"])
+# State that a model keeps and does not learn.
+BUFFER_LEAVES = frozenset(
+    # normalisation
+    "running_mean running_var num_batches_tracked moving_mean moving_variance moving_stddev "
+    "renorm_mean renorm_stddev pixel_mean pixel_std "
+    # positions, masks, index tables
+    "position_ids token_type_ids position_indices inv_freq original_inv_freq freqs_cis cos_cached "
+    "sin_cached relative_position_index relative_coords_table relative_position_bucket "
+    "attn_mask causal_mask attention_mask masked_bias "
+    "attention_bias_idxs "
+    # random state, counters
+    "seed_generator_state num_updates inited initialized _float_tensor "
+    # fixed decay rates of linear attention
+    "slope_rate query_decay key_decay diagonal_decay "
+    # vector quantisers
+    "cluster_size cluster_usage embed_avg embed_sum ema_cluster_size _ema_cluster_size "
+    # spectral norm, pruning
+    "_u weight_u weight_mask bias_mask "
+    # quantisation: scales and observers are measured, not learned
+    "scales qzeros g_idx zero_point zero_points weight_scale weight_scale_inv weight_zero_point "
+    "input_scale output_scale act_scale SCB absmax quant_map nested_absmax nested_quant_map "
+    "weight_shape min_val max_val fake_quant_enabled observer_enabled x_min x_max "
+    "input_min input_max output_min output_max "
+    "weight_integer bias_integer".split()
+)
+OTHER_LEAVES = frozenset(
+    ["global_step", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH", "good_steps", "current_loss_scale"]
+)
+# Slots of torch optimizers, and the TensorFlow optimizers' own counters.
+OPTIMIZER_LEAVES = frozenset(
+    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "grad_avg", "beta1_power", "beta2_power"]
+)
+# TensorFlow slots: "<variable>/<slot>"; a second slot of the same optimizer gets "_1".
+_SLOT = re.compile(
+    r"(Adam|Adamax|AdaMax|Momentum|RMSProp|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|"
+    r"AdamWeightDecayOptimizer|LAMB|LARSOptimizer|GradientDescent|PowerSign|AddSign|AdamW|Nadam|"
+    r"adam_[mv]|lamb_[mv]|slot_v[cr]?|slot_m)(_\d+)?"
+)
+_SHADOW = re.compile(r"ExponentialMovingAverage(_\d+)?|ema|EMA|shadow")
+
+# First component of a name -> role of everything below it.
+BRANCH_ROLES = {
+    **dict.fromkeys(
+        ["optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optim", "optim_state", "optim_state_dict", "optimizer_weights", "_optimizer"],
+        "optimizer",
+    ),
+    **dict.fromkeys(
+        ["ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema_params", "shadow_params", "averaged_model", "swa_model"],
+        "ema",
+    ),
+    **dict.fromkeys(
+        ["rng_state", "rng_states", "scheduler", "lr_scheduler", "lr_schedulers", "grad_scaler", "loss_scaler", "loss_scale"],
+        "other",
+    ),
+}
+# Keras 2 puts an optimizer's weights under "training/Adam/..." or "Adam/...".
+_KERAS_OPTIMIZER = re.compile(
+    r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)/"
+)
+
+_BUFFER = re.compile(
+    r"(running|moving)_(mean|var|variance|std|avg)|"
+    r".*_(mask|masks|idx|idxs|index|indices|ids|quant_state|zero_point|cached|buffer)|"
+    r"masks?|idx|index|indices|ids|.*_observer|.*_scaling_factor|"
+    r"quant_state(\..*)?|bitsandbytes__.*|.*inv_freq"
+)
+_BIAS = re.compile(r"bias(es)?_.*|.*_bias|.*_beta")
+_WEIGHT = re.compile(r"weights?_.*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)")
+
+
+def split_leaf(name: str) -> tuple[str, str]:
+    """(module path, last component) of a tensor's name; the separator is whichever occurs last.
+
+    TensorFlow's `/.ATTRIBUTES/VARIABLE_VALUE` and `:0` belong to neither.
+    """
+    if name[-1:] in "0123456789E" and ("/.ATTRIBUTES/" in name or ":" in name):
+        name = _VARIABLE_SUFFIX.sub("", name)
+    cut = max(name.rfind("."), name.rfind("/"))
+    return (name[:cut], name[cut + 1 :]) if cut >= 0 else ("", name)
+
+
+def split_components(path: str) -> list[str]:
+    """Components of a module path under its own separator: "/" where it has one, else "."."""
+    return path.split("/" if "/" in path else ".") if path else []
+
+
+def split_depth(name: str, depth: int) -> str:
+    """The first `depth` components of the layer path `name`, joined as they were; "" for depth 0."""
+    separator = "/" if "/" in name else "."
+    return separator.join(name.split(separator)[:depth])
+
+
+def role_of_leaf(leaf: str) -> str | None:
+    """Role that the last component of a name states, None where it states none."""
+    if leaf in WEIGHT_LEAVES:
+        return "weight"
+    if leaf in BIAS_LEAVES:
+        return "bias"
+    if leaf in BUFFER_LEAVES:
+        return "buffer"
+    if leaf in OPTIMIZER_LEAVES:
+        return "optimizer"
+    if leaf in OTHER_LEAVES:
+        return "other"
+    if _BUFFER.fullmatch(leaf):
+        return "buffer"
+    if _BIAS.fullmatch(leaf):
+        return "bias"
+    if _WEIGHT.fullmatch(leaf):
+        return "weight"
+    return None
+
+
+def role_of_slot(leaf: str) -> str | None:
+    """Role of "<variable>/<leaf>" in TensorFlow: "optimizer" or "ema"; None where it is no slot name."""
+    if _SLOT.fullmatch(leaf):
+        return "optimizer"
+    if _SHADOW.fullmatch(leaf):
+        return "ema"
+    return None
+
+
+def role_of_branch(path: str) -> str | None:
+    """Role of everything in the branch that a path lies in, None for an ordinary path."""
+    dot, slash = path.find("."), path.find("/")
+    ends = [end for end in (dot, slash) if end >= 0]
+    first = path[: min(ends)] if ends else path
+    role = BRANCH_ROLES.get(first)
+    if role is None and slash >= 0 and _KERAS_OPTIMIZER.match(path):
+        return "optimizer"
+    return role

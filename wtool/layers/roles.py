@@ -1,0 +1,176 @@
+"""Roles, layers and kinds for a whole checkpoint, from the strongest evidence there is.
+
+Evidence, strongest first: what the reader set (the file states it), names and siblings, then shape
+and element type. What none of them decides stays "unknown".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wtool.layers.kinds import Members, find_kind
+from wtool.layers.names import role_of_branch, role_of_leaf, role_of_slot, split_leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wtool.checkpoint import Checkpoint, Tensor
+
+LEARNED = ("weight", "bias")
+_LEARNABLE_KINDS = ("float", "complex")
+# Branches of a nested file that hold the model, when a name still starts with one of them.
+MODEL_BRANCHES = frozenset(["state_dict", "model_state_dict", "model_state", "params", "parameters"])
+# Below these a module's last components belong to the parameter, not to the path of a layer.
+_PARAMETRIZATIONS = ".parametrizations."
+
+
+def assign_roles(checkpoint: Checkpoint) -> None:
+    """Fill `role`, `layer` and `kind` of every tensor where the reader left None; reads no values.
+
+    A parameter is a weight or a bias. A floating tensor of a model that no name calls state is a
+    weight (`cls_token`); an integer one is a buffer, for nothing can be learned in integers, unless
+    its name says weight (quantised). Where nothing says that the file is a model, both are unknown.
+    """
+    modules = _group_by_module(checkpoint.tensors)
+    leaf_roles: dict[str, str | None] = {}
+    undecided: list[tuple[str, Tensor]] = []
+    evident: set[str] = set()  # first components under which something is known to be learned
+    for module, members in modules.items():
+        branch = role_of_branch(module)
+        if branch is None and module in checkpoint.tensors:
+            _assign_attached(module, members)
+        if branch is None:
+            _assign_members(module, members, leaf_roles, undecided, evident)
+        else:
+            for tensor in members.values():
+                if tensor.role is None:
+                    tensor.role = branch
+    _assign_undecided(undecided, evident)
+    _assign_kinds(modules)
+
+
+def _group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Members]:
+    """Module path -> last component -> tensor, both in stored order."""
+    modules: dict[str, Members] = {}
+    for name, tensor in tensors.items():
+        module, leaf = split_leaf(name)
+        members = modules.get(module)
+        if members is None:
+            members = modules[module] = {}
+        # "w:0" and "w" of one module would share a leaf; the second keeps its full spelling.
+        members[leaf if leaf not in members else name] = tensor
+    return modules
+
+
+def _assign_attached(variable: str, members: Members) -> None:
+    """Roles of tensors whose parent is itself a tensor: TensorFlow slots, quantisation scales."""
+    attached = "optimizer" if "/" in variable else "buffer"
+    for leaf, tensor in members.items():
+        if tensor.role is None:
+            tensor.role = role_of_slot(leaf) or attached
+
+
+def _assign_members(
+    module: str,
+    members: Members,
+    leaf_roles: dict[str, str | None],
+    undecided: list[tuple[str, Tensor]],
+    evident: set[str],
+) -> None:
+    """Roles that names and siblings within one module decide; the rest is added to `undecided`."""
+    slash = "/" in module
+    for leaf, tensor in members.items():
+        role = tensor.role
+        if role is None:
+            if leaf in leaf_roles:
+                role = leaf_roles[leaf]
+            else:
+                role = leaf_roles[leaf] = role_of_leaf(leaf)
+            if slash and role in (None, "weight"):
+                role = role_of_slot(leaf) or role
+            if role == "bias":
+                role = _judge_bias(tensor)
+            elif role == "weight":
+                role = _judge_weight(leaf, members)
+            elif role is None:
+                role = _judge_siblings(leaf, members)
+            if role is None:
+                undecided.append((module, tensor))
+                continue
+            tensor.role = role
+        if role in LEARNED:
+            evident.add(module.partition("/" if slash else ".")[0])
+
+
+def _judge_bias(tensor: Tensor) -> str:
+    """A "bias" of shape (1, 1, n, n), or of booleans, is the causal mask that GPT-2 calls so."""
+    shape = tensor.extent.shape
+    if tensor.extent.dtype.kind == "bool":
+        return "buffer"
+    if len(shape) == 4 and shape[0] == shape[1] == 1 and shape[2] == shape[3] > 1:
+        return "buffer"
+    return "bias"
+
+
+def _judge_weight(leaf: str, members: Members) -> str:
+    """Spectral norm keeps its vectors beside `weight_orig`; weight norm learns the same names."""
+    if leaf == "weight_v" and "weight_u" in members:
+        return "buffer"
+    return "weight"
+
+
+def _judge_siblings(leaf: str, members: Members) -> str | None:
+    """Roles of names that mean something only beside others: Keras Normalization, spectral norm."""
+    if leaf in ("mean", "variance", "count") and "mean" in members and "variance" in members:
+        return "buffer"
+    if leaf in ("mean", "std") and "mean" in members and "std" in members:
+        return "buffer"
+    if leaf == "_v" and "_u" in members:
+        return "buffer"
+    if leaf == "embed" and "cluster_size" in members:
+        return "buffer"
+    return None
+
+
+def _assign_undecided(undecided: list[tuple[str, Tensor]], evident: set[str]) -> None:
+    """Roles by element type, where the file is known to hold a model."""
+    wrapped = len(evident) == 1 and evident <= MODEL_BRANCHES
+    for module, tensor in undecided:
+        separator = "/" if "/" in module else "."
+        if not evident or (wrapped and module.partition(separator)[0] not in evident):
+            tensor.role = "unknown"
+        elif tensor.extent.dtype.kind in _LEARNABLE_KINDS:
+            tensor.role = "weight"
+        elif tensor.extent.dtype.kind in ("int", "uint", "bool"):
+            tensor.role = "buffer"
+        else:
+            tensor.role = "other"
+
+
+def _assign_kinds(modules: Mapping[str, Members]) -> None:
+    """Layer and kind of every tensor; slots take those of the variable that they belong to."""
+    attached = []
+    for module, members in modules.items():
+        if (
+            module
+            and members
+            and all(t.role in ("optimizer", "ema", "other") for t in members.values())
+        ):
+            attached.append((module, members))
+            continue
+        layer = module.partition(_PARAMETRIZATIONS)[0] if _PARAMETRIZATIONS in module else module
+        kind = find_kind(layer, members, modules)
+        for tensor in members.values():
+            if tensor.layer is None:
+                tensor.layer = layer
+            if tensor.kind is None:
+                tensor.kind = kind
+    for variable, members in attached:
+        layer = split_leaf(variable)[0] if "/" in variable else variable
+        owner = modules.get(layer, {})
+        kind = next((t.kind for t in owner.values() if t.kind), "unknown")
+        for tensor in members.values():
+            if tensor.layer is None:
+                tensor.layer = layer
+            if tensor.kind is None:
+                tensor.kind = kind
