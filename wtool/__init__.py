@@ -1,4 +1,5 @@
-"""wtool: open, measure, check, cast, freeze and convert neural-network weight files, framework-free.
+"""wtool: open, measure, check, cast, freeze and convert neural-network weight files,
+framework-free.
 
 import wtool
 checkpoint = wtool.open("model.pth")
@@ -26,9 +27,11 @@ __all__ = ["WtoolError", "open", *_COMMANDS]
 
 
 def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
-    """Open a weight file, a TensorFlow prefix, an index file or a model directory; reads headers only.
+    """Open a weight file, a TensorFlow prefix, an index file or a model directory; reads headers
+    only.
 
-    root: which branch of a nested PyTorch file holds the model; "." keeps all branches and full names.
+    root: which branch of a nested PyTorch file holds the model; "." keeps all branches and full
+    names.
     Raises wtool.errors.InputError, one line that names the file and what is wrong.
     """
     from wtool.formats import open_checkpoint

@@ -1,7 +1,9 @@
 """The element types: one row each, with their names in every framework. Inverses are computed.
 
-`bits` is the logical width of one element; 4- and 6-bit types count elements, not bytes. `carrier` is
-the NumPy (or ml_dtypes) type that holds one element in memory, one element per item. NumPy is imported
+`bits` is the logical width of one element; 4- and 6-bit types count elements, not bytes. `carrier`
+is
+the NumPy (or ml_dtypes) type that holds one element in memory, one element per item. NumPy is
+imported
 on first use of a carrier, so that listing a file needs none.
 
 Sources: torch 2.13 `torch/storage.py`; TensorFlow 2.21 `types.proto`; safetensors 0.8.0 `Dtype`.
@@ -65,9 +67,22 @@ class DType:
 
 # Carriers that come from ml_dtypes, not NumPy.
 ML_DTYPES = frozenset(
-    "bfloat16 float8_e5m2 float8_e4m3fn float8_e4m3fnuz float8_e5m2fnuz float8_e4m3b11fnuz "
-    "float8_e8m0fnu float8_e4m3 float8_e3m4 float4_e2m1fn float6_e2m3fn float6_e3m2fn "
-    "int4 uint4 int2 uint2".split()
+    {
+        "bfloat16",
+        "float8_e5m2",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2fnuz",
+        "float8_e4m3b11fnuz",
+        "float8_e8m0fnu",
+        "float4_e2m1fn",
+        "float6_e2m3fn",
+        "float6_e3m2fn",
+        "int4",
+        "uint4",
+        "int2",
+        "uint2",
+    }
 )
 
 # name, bits, kind, carrier, torch, tensorflow, tensorflow enum, safetensors[, components]
@@ -80,9 +95,9 @@ _ROWS: tuple[tuple, ...] = (
     ("bfloat16", 16, "float", "bfloat16", "bfloat16", "bfloat16", 14, "BF16"),
     ("float8_e5m2", 8, "float", "float8_e5m2", "float8_e5m2", "float8_e5m2", 24, "F8_E5M2"),
     ("float8_e4m3fn", 8, "float", "float8_e4m3fn", "float8_e4m3fn", "float8_e4m3fn", 25, "F8_E4M3"),
-    ("float8_e4m3fnuz", 8, "float", "float8_e4m3fnuz", "float8_e4m3fnuz", "float8_e4m3fnuz", 26, "F8_E4M3FNUZ"),
+    ("float8_e4m3fnuz", 8, "float", *["float8_e4m3fnuz"] * 3, 26, "F8_E4M3FNUZ"),
     ("float8_e4m3b11fnuz", 8, "float", "float8_e4m3b11fnuz", None, "float8_e4m3b11fnuz", 27, None),
-    ("float8_e5m2fnuz", 8, "float", "float8_e5m2fnuz", "float8_e5m2fnuz", "float8_e5m2fnuz", 28, "F8_E5M2FNUZ"),
+    ("float8_e5m2fnuz", 8, "float", *["float8_e5m2fnuz"] * 3, 28, "F8_E5M2FNUZ"),
     ("float8_e8m0fnu", 8, "float", "float8_e8m0fnu", "float8_e8m0fnu", None, None, "F8_E8M0"),
     ("float6_e2m3fn", 6, "float", "float6_e2m3fn", None, None, None, "F6_E2M3"),
     ("float6_e3m2fn", 6, "float", "float6_e3m2fn", None, None, None, "F6_E3M2"),

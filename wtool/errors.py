@@ -13,8 +13,10 @@ import os
 class WtoolError(Exception):
     """Base of all errors that wtool raises on purpose; `exit_code` is the process's answer.
 
-    Args are the facts of the case, all optional: `path` of the file, `tensor` name, `offset` in bytes
-    from the start of the file, `expected` and `found` as short texts with numbers, `hint` what to do.
+    Args are the facts of the case, all optional: `path` of the file, `tensor` name, `offset` in
+    bytes
+    from the start of the file, `expected` and `found` as short texts with numbers, `hint` what to
+    do.
     """
 
     exit_code = 70
@@ -46,7 +48,8 @@ class WtoolError(Exception):
         tensor: str | None = None,
         offset: int | None = None,
     ) -> WtoolError:
-        """Fill the facts that the raising place could not know; returns self, for `raise e.locate(...)`."""
+        """Fill the facts that the raising place could not know; returns self, for `raise
+        e.locate(...)`."""
         if self.path is None and path is not None:
             self.path = os.fspath(path)
         if self.tensor is None:
@@ -102,7 +105,8 @@ class MalformedInput(InputError):
 
 
 class UnsafeInput(InputError):
-    """The file asks for what wtool never does: leave its folder, run code, take unbounded memory."""
+    """The file asks for what wtool never does: leave its folder, run code, take unbounded
+    memory."""
 
 
 class UnknownFormat(InputError):
@@ -130,7 +134,8 @@ class LossError(OutputError):
 
 
 def escape_controls(text: str) -> str:
-    """`text` with control characters and lone surrogates as escapes, so that no name drives a terminal."""
+    """`text` with control characters and lone surrogates as escapes, so that no name drives a
+    terminal."""
     if text.isprintable():
         return text
     return "".join(

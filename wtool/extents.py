@@ -22,7 +22,8 @@ from wtool.sources import Source
 if TYPE_CHECKING:
     import numpy as np
 
-# A strided box is read with one `pread` when its span is at most this many times the bytes it needs...
+# A strided box is read with one `pread` when its span is at most this many times the bytes it
+# needs...
 DENSE_FACTOR = 4
 # ...or so small that one call beats several; and never a span larger than SCRATCH_BYTES at once.
 SMALL_SPAN_BYTES = 64 << 10
@@ -46,12 +47,14 @@ class Extent(ABC):
 
     @abstractmethod
     def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
-        """Fill `out`, shape `stops - starts`, carrier dtype, with that hyper-rectangle of values."""
+        """Fill `out`, shape `stops - starts`, carrier dtype, with that hyper-rectangle of
+        values."""
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Elements [start, stop) in C order: (stop - start,) of the carrier dtype.
 
-        `out`, where given, is a contiguous 1-D array of that length and dtype; it is filled and returned.
+        `out`, where given, is a contiguous 1-D array of that length and dtype; it is filled and
+        returned.
         """
         import numpy
 
@@ -82,7 +85,8 @@ class Extent(ABC):
             yield self.read(start, stop, buffer[: stop - start])
 
     def raw_span(self) -> tuple[Source, int, int] | None:
-        """(source, offset, nbytes) where the stored bytes are exactly the values: C order, little-endian,
+        """(source, offset, nbytes) where the stored bytes are exactly the values: C order,
+        little-endian,
         `dtype.bits` bits each, nothing to apply. None where reading must transform."""
         return None
 
@@ -178,7 +182,8 @@ class Strided(Extent):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the elements fill their span, each place once: contiguous up to the order of axes."""
+        """Whether the elements fill their span, each place once: contiguous up to the order of
+        axes."""
         expected = 1
         for stride, size in sorted(
             (abs(t), s) for t, s in zip(self.strides, self.shape, strict=True) if s != 1
@@ -212,7 +217,8 @@ class Strided(Extent):
         return super().read(start, stop, out)
 
     def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
-        """See Extent.read_box. Splits along the largest stride until a piece's span is worth one read."""
+        """See Extent.read_box. Splits along the largest stride until a piece's span is worth one
+        read."""
         import numpy
 
         pending = [(tuple(starts), tuple(stops), out)]
@@ -241,8 +247,8 @@ class Strided(Extent):
             middle = starts[axis] + sizes[axis] // 2
             cut = (slice(None),) * axis
             half = sizes[axis] // 2
-            lower = stops[:axis] + (middle,) + stops[axis + 1 :]
-            upper = starts[:axis] + (middle,) + starts[axis + 1 :]
+            lower = (*stops[:axis], middle, *stops[axis + 1 :])
+            upper = (*starts[:axis], middle, *starts[axis + 1 :])
             pending.append((starts, lower, target[(*cut, slice(None, half))]))
             pending.append((upper, stops, target[(*cut, slice(half, None))]))
 
@@ -254,12 +260,12 @@ class Strided(Extent):
             _read_packed(self.source, self.base, first, self.bits, self.dtype, out)
         elif self.dtype.name == "complex32":
             halves = numpy.empty(2 * len(out), "<f2")
-            self.source.read_into(self.base + first * 4, memoryview(halves.view(numpy.uint8)))
+            self.source.read_into(self.base + first * 4, halves.view(numpy.uint8).data)
             pairs = halves.byteswap() if self.big_endian else halves
             out.view(numpy.float32)[:] = pairs
         else:
             raw = out.view(numpy.uint8)
-            self.source.read_into(self.base + first * self.dtype.itemsize, memoryview(raw))
+            self.source.read_into(self.base + first * self.dtype.itemsize, raw.data)
             if self.dtype.kind == "bool":
                 numpy.not_equal(raw, 0, out=out)
             elif self.big_endian:
@@ -311,7 +317,8 @@ class Tiled(Extent):
         self.storage = tuple(piece.storage for _, piece in self.pieces)
 
     def _overlaps(self) -> bool:
-        """Whether two pieces share an element; pieces sorted by their first axis are compared while they meet."""
+        """Whether two pieces share an element; pieces sorted by their first axis are compared
+        while they meet."""
         spans = [
             (starts, tuple(a + n for a, n in zip(starts, piece.shape, strict=True)))
             for starts, piece in self.pieces
@@ -319,7 +326,8 @@ class Tiled(Extent):
         ]
         if not self.shape:
             return len(spans) > 1
-        # Sweep along the axis with the most distinct starts: real tilings have few pieces alive at once.
+        # Sweep along the axis with the most distinct starts: real tilings have few pieces alive at
+        # once.
         axis = max(range(len(self.shape)), key=lambda i: len({starts[i] for starts, _ in spans}))
         spans.sort(key=lambda span: span[0][axis])
         alive: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -419,7 +427,8 @@ class Absent(Extent):
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape` if it is one: at most 64 sizes, none negative, count within int64; else MalformedInput."""
+    """`shape` if it is one: at most 64 sizes, none negative, count within int64; else
+    MalformedInput."""
     if len(shape) > MAX_RANK:
         raise MalformedInput(
             "too many dimensions", expected=f"at most {MAX_RANK}", found=len(shape)
@@ -443,7 +452,8 @@ def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def element_span(shape: Sequence[int], strides: Sequence[int], first: int) -> tuple[int, int]:
-    """(lowest, highest + 1) element index that a strided view touches; equal where it touches none."""
+    """(lowest, highest + 1) element index that a strided view touches; equal where it touches
+    none."""
     low = high = first
     for size, stride in zip(shape, strides, strict=True):
         if size == 0:
@@ -485,18 +495,20 @@ def boxes(
 def _read_packed(
     source: Source, base: int, first: int, bits: int, dtype: DType, out: np.ndarray
 ) -> None:
-    """Fill `out` with elements of `bits` bits from element `first` on, lowest bits of a byte first."""
+    """Fill `out` with elements of `bits` bits from element `first` on, lowest bits of a byte
+    first."""
     import numpy
 
     low_bit, high_bit = first * bits, (first + len(out)) * bits
     packed = numpy.empty((high_bit + 7) // 8 - low_bit // 8, numpy.uint8)
-    source.read_into(base + low_bit // 8, memoryview(packed))
+    source.read_into(base + low_bit // 8, packed.data)
     if bits == 8:
-        codes = packed & ((1 << dtype.bits) - 1)
+        codes = packed & numpy.uint8((1 << dtype.bits) - 1)
     else:
-        flat = numpy.unpackbits(packed, bitorder="little")
-        flat = flat[low_bit % 8 : low_bit % 8 + len(out) * bits].reshape(len(out), bits)
-        codes = numpy.packbits(flat, axis=1, bitorder="little")[:, 0]
+        every_bit = numpy.unpackbits(packed, bitorder="little")
+        wanted = every_bit[low_bit % 8 : low_bit % 8 + len(out) * bits]
+        rows = wanted.reshape(len(out), bits)
+        codes = numpy.packbits(rows, axis=1, bitorder="little")[:, 0]
     out[...] = from_codes(codes, dtype)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name (also the JSON key) and the unit of its numbers ("bytes", "elements", "").
+    """One column: its name (also the JSON key) and the unit of its numbers ("bytes", "elements").
 
     hidden: left out of tables for people, kept in JSON and CSV.
     """
@@ -24,7 +24,8 @@ class Report:
     """The answer of one command.
 
     rows: one mapping per row, keyed by column name; a missing key is an empty cell.
-    totals: numbers over all rows. ok: False where the answer is "no" (differs, findings): exit code 1.
+    totals: numbers over all rows. ok: False where the answer is "no" (differs, findings): exit
+    code 1.
     notes: sentences for people. sources: the files it speaks of.
     title: one line that a table opens with. footer: lines that close a table.
     """

@@ -1,6 +1,7 @@
 """Where bytes are: a size, and reads at an offset into a buffer that the caller owns.
 
-A local file today, a URL tomorrow. Reading is `pread` into a reused buffer: no memory map, so a file
+A local file today, a URL tomorrow. Reading is `pread` into a reused buffer: no memory map, so a
+file
 that shrinks while it is read is an error, not a crash.
 """
 
@@ -24,7 +25,8 @@ class Source(Protocol):
     size: int
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill `buffer` with the bytes from `offset` on; TruncatedInput where the source ends before."""
+        """Fill `buffer` with the bytes from `offset` on; TruncatedInput where the source ends
+        before."""
 
 
 class FileSource:

@@ -1,6 +1,7 @@
 """The commands: one file each, one plain function from checkpoints to a Report or a Checkpoint.
 
-A command file holds the function, its help, and `COMMAND`, the function made into a click command by
+A command file holds the function, its help, and `COMMAND`, the function made into a click command
+by
 `report_command`. Opening, selecting, rendering, writing and exiting happen here, once for all.
 """
 
@@ -31,7 +32,8 @@ def report_command(
     """A click command from a function `(checkpoint, *, options...) -> Report`.
 
     params: the command's own click options and arguments; their names are the function's keywords.
-    models: "many": MODEL... of the command line, one call each, reports combined; "one": exactly one;
+    models: "many": MODEL... of the command line, one call each, reports combined; "one": exactly
+    one;
     "none": the function opens what it needs from its own arguments through `open_model`.
     `jobs` and `progress` are handed to functions that take them. The docstring is the help.
     """

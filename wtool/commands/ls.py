@@ -41,27 +41,27 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
     aliases = checkpoint.aliases
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
-    rows = [
-        {
-            "name": tensor.name,
-            "dtype": tensor.dtype.name,
-            "shape": list(tensor.shape),
-            "count": tensor.count,
-            "nbytes": tensor.nbytes,
-            "role": tensor.role or "unknown",
-            "alias": aliases.get(tensor.name),
-            "file": os.path.basename(tensor.source.name if tensor.source else default_file),
-            "key": tensor.key,
-        }
-        for tensor in checkpoint
-    ]
-    owners = [row for row in rows if row["alias"] is None]
-    totals = {
-        "tensors": len(rows),
-        "count": sum(row["count"] for row in owners),
-        "nbytes": sum(row["nbytes"] for row in owners),
-    }
-    tied = f", {len(rows) - len(owners)} tied" if len(rows) > len(owners) else ""
+    rows = []
+    totals = {"tensors": len(checkpoint), "count": 0, "nbytes": 0}
+    for tensor in checkpoint:
+        alias = aliases.get(tensor.name)
+        if alias is None:
+            totals["count"] += tensor.count
+            totals["nbytes"] += tensor.nbytes
+        rows.append(
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype.name,
+                "shape": list(tensor.shape),
+                "count": tensor.count,
+                "nbytes": tensor.nbytes,
+                "role": tensor.role or "unknown",
+                "alias": alias,
+                "file": os.path.basename(tensor.source.name if tensor.source else default_file),
+                "key": tensor.key,
+            }
+        )
+    tied = f", {len(aliases)} tied" if aliases else ""
     files = f", {len(checkpoint.files)} files" if several else ""
     footer = (
         f"{checkpoint.format}{files}: {totals['tensors']:,} tensors{tied}, "
@@ -108,8 +108,8 @@ def _globals(checkpoint: Checkpoint) -> Report:
 
 def _extras(checkpoint: Checkpoint) -> Report:
     """The values that are not tensors: epoch, hyperparameters, metadata."""
-    rows = [{"name": name, "value": value} for name, value in checkpoint.metadata.items()]
-    rows += [{"name": name, "value": _plain(value)} for name, value in checkpoint.extras.items()]
+    values = {**checkpoint.metadata, **checkpoint.extras}
+    rows = [{"name": name, "value": _plain(value)} for name, value in values.items()]
     return Report(
         command="ls",
         columns=[Column("name"), Column("value")],

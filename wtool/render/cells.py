@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from wtool.errors import escape_controls
 from wtool.report import Column, Report
 
 
@@ -37,11 +38,4 @@ def cell(value: Any) -> str:
         return ", ".join(cell(item) for item in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {cell(item)}" for key, item in value.items())
-    return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """`text` with control characters and lone surrogates as escapes; one line, safe for a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escape_controls(str(value))

@@ -10,7 +10,8 @@ from wtool.report import Report
 
 _STYLE = (
     "body{font:14px system-ui,sans-serif;margin:2em;color:#222}"
-    "table{border-collapse:collapse}th,td{padding:.25em .75em;border-bottom:1px solid #ddd;text-align:left}"
+    "table{border-collapse:collapse}"
+    "th,td{padding:.25em .75em;border-bottom:1px solid #ddd;text-align:left}"
     "th{position:sticky;top:0;background:#fff}td.n{text-align:right;font-variant-numeric:tabular-nums}"
     "p.note{color:#666}"
 )

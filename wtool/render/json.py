@@ -13,7 +13,8 @@ SCHEMA = 1
 
 
 def render(report: Report) -> Iterator[str]:
-    """{"schema", "command", "ok", "sources", "columns", "rows", "totals", "notes"}; a row a line."""
+    """{"schema", "command", "ok", "sources", "columns", "rows", "totals", "notes"}; a row a
+    line."""
     head = {
         "schema": SCHEMA,
         "command": report.command,

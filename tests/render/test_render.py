@@ -1,0 +1,124 @@
+"""Every rendering of one Report, on the whole text."""
+
+import csv
+import io
+import json
+
+from wtool.render import RENDERINGS, render
+from wtool.report import Column, Report, combine, human_bytes
+
+NAN, INF = float("nan"), float("inf")
+
+
+def report(**changes) -> Report:
+    facts = {
+        "command": "stats",
+        "columns": [
+            Column("name"),
+            Column("shape"),
+            Column("mean", "1"),
+            Column("tag", hidden=True),
+        ],
+        "rows": [
+            {"name": "a.weight", "shape": [3, 4], "mean": 0.123456789, "tag": "x"},
+            {"name": "evil|\x1b[31m", "shape": [], "mean": NAN, "tag": None},
+            {"name": "big", "shape": [0], "mean": -INF, "tag": "y"},
+        ],
+        "totals": {"count": 1234567},
+        "notes": ["a prefix was dropped"],
+        "sources": ["m.pth"],
+        "footer": ["3 tensors"],
+    }
+    return Report(**{**facts, **changes})
+
+
+def text(rendering: str, of: Report | None = None) -> str:
+    return "".join(render(of or report(), rendering))
+
+
+def test_json_is_the_documented_schema_with_raw_numbers_and_named_non_finite_values():
+    assert json.loads(text("json")) == {
+        "schema": 1,
+        "command": "stats",
+        "ok": True,
+        "sources": ["m.pth"],
+        "columns": [
+            {"name": "name", "unit": ""},
+            {"name": "shape", "unit": ""},
+            {"name": "mean", "unit": "1"},
+            {"name": "tag", "unit": ""},
+        ],
+        "rows": [
+            {"name": "a.weight", "shape": [3, 4], "mean": 0.123456789, "tag": "x"},
+            {"name": "evil|\x1b[31m", "shape": [], "mean": "NaN", "tag": None},
+            {"name": "big", "shape": [0], "mean": "-Infinity", "tag": "y"},
+        ],
+        "totals": {"count": 1234567},
+        "notes": ["a prefix was dropped"],
+    }
+
+
+def test_json_of_an_empty_report_is_json():
+    assert json.loads(text("json", report(rows=[])))["rows"] == []
+
+
+def test_table_for_people_hides_hidden_columns_and_escapes_control_characters():
+    assert text("table") == (
+        "name           shape        mean\n"
+        "-------------  -------  --------\n"
+        "a.weight       3x4      0.123457\n"
+        "evil|\\x1b[31m  scalar        nan\n"
+        "big            0            -inf\n"
+        "\n"
+        "3 tensors\n"
+    )
+
+
+def test_a_long_table_looks_as_a_short_one():
+    rows = [{"name": f"t{i}", "shape": [i], "mean": float(i), "tag": "x"} for i in range(3000)]
+    long = text("table", report(rows=rows)).splitlines()
+    short = text("table", report(rows=rows[:1000])).splitlines()
+    assert [line.split() for line in long[2:1002]] == [line.split() for line in short[2:1002]]
+    assert len(long) == 3004
+
+
+def test_csv_has_raw_numbers():
+    rows = list(csv.reader(io.StringIO(text("csv"))))
+    assert rows[0] == ["name", "shape", "mean", "tag"]
+    assert rows[1] == ["a.weight", "3x4", "0.123456789", "x"]
+    assert rows[2][2:] == ["NaN", ""]
+    assert rows[3][2] == "-Infinity"
+
+
+def test_markdown_cells_cannot_break_the_table():
+    lines = text("markdown").splitlines()
+    assert lines[0] == "| name | shape | mean |"
+    assert lines[1] == "| --- | --- | ---: |"
+    assert lines[3] == "| evil\\|\\\\x1b\\[31m | scalar | nan |"
+
+
+def test_html_escapes_names_and_loads_nothing():
+    page = text("html", report(rows=[{"name": "<script>alert(1)</script>"}]))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page
+
+
+def test_every_rendering_ends_with_a_newline():
+    for rendering in RENDERINGS:
+        assert text(rendering).endswith("\n")
+
+
+def test_reports_of_several_models_become_one_with_a_model_column():
+    both = combine([report(), report(ok=False)], ["one", "two"])
+    assert both.columns[0].name == "model"
+    assert [row["model"] for row in both.rows] == ["one"] * 3 + ["two"] * 3
+    assert both.totals == {"count": 2 * 1234567}
+    assert not both.ok
+    assert both.notes == ["one: a prefix was dropped", "two: a prefix was dropped"]
+
+
+def test_bytes_for_people():
+    assert [human_bytes(n) for n in (0, 999, 1000, 999_949, 999_950, 10**9, 10**18)] == [
+        "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "1000.0 PB",
+    ]  # fmt: skip

@@ -1,0 +1,192 @@
+"""The command line as a user meets it: help, versions, wrong words, bad files, pipes, signals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wtool
+from wtool.cli import COMMANDS, run
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+CNN = str(FIXTURES / "digits-cnn.pth")
+WTOOL = [sys.executable, "-m", "wtool.cli"]
+
+
+def answer(capsys, *words: str) -> tuple[int, str, str]:
+    code = run(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_lists_every_command_and_exits_0(capsys):
+    code, out, _ = answer(capsys, "--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, command):
+    code, out, _ = answer(capsys, command, "--help")
+    assert code == 0
+    assert f"wtool {command} " in out
+    assert "Example" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_a_function_of_the_package(command):
+    function = getattr(wtool, command)
+    assert callable(function)
+    assert function.__doc__
+
+
+def test_version_names_wtool_and_the_libraries(capsys):
+    code, out, _ = answer(capsys, "--version")
+    assert code == 0
+    assert out.startswith(f"wtool {wtool.__version__}, Python {sys.version.split()[0]}\nnumpy ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lss", CNN],
+        ["ls"],
+        ["ls", CNN, "--frmat", "json"],
+        ["ls", CNN, "--format", "yaml"],
+        ["ls", CNN, "--select", "no-such-*"],
+        ["ls", CNN, "--select", "re:("],
+        ["ls", CNN, "--root", "nowhere"],
+        ["ls", CNN, "--globals", "--extras"],
+        ["count", CNN, "--by", "depth:0"],
+        ["count", CNN, "--by", "size"],
+        ["count", CNN, "--jobs", "0"],
+    ],
+)
+def test_wrong_words_exit_2_with_one_clear_message(capsys, words):
+    code, out, err = answer(capsys, *words)
+    assert code == 2
+    assert out == "" or words == ["ls"]
+    assert err == "" or "rror" in err or "Usage" in err
+
+
+def test_a_missing_file_exits_3_and_names_it(capsys):
+    code, out, err = answer(capsys, "ls", "no/such/model.pth")
+    assert (code, out) == (3, "")
+    assert err == "wtool: error: no/such/model.pth: no such file, directory or checkpoint prefix\n"
+
+
+def test_a_text_file_named_pth_exits_3_on_one_line(capsys, tmp_path):
+    (tmp_path / "model.pth").write_text("hello, I am not a model\n" * 40)
+    code, out, err = answer(capsys, "ls", str(tmp_path / "model.pth"))
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+    assert "model.pth" in err
+
+
+def test_a_file_cut_in_half_exits_3_on_one_line(capsys, tmp_path):
+    whole = Path(CNN).read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    code, out, err = answer(capsys, "stats", str(tmp_path / "half.pth"))
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+
+
+def test_a_directory_without_weights_exits_3(capsys, tmp_path):
+    code, _, err = answer(capsys, "ls", str(tmp_path))
+    assert code == 3
+    assert str(tmp_path) in err
+
+
+def test_the_reader_of_a_pipe_may_leave(tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = subprocess.run(
+        [*WTOOL, "ls", CNN], stdout=write_end, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write_end)
+    assert process.returncode == 141
+    assert process.stderr == ""
+
+
+def test_ctrl_c_exits_130_without_a_traceback():
+    program = (
+        "import os, signal, time, wtool.cli as c\n"
+        "def interrupted(*a, **k): os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+        "c._wtool.main = interrupted\n"
+        "raise SystemExit(c.run(['ls', 'x']))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 130
+    assert process.stderr == "wtool: interrupted\n"
+
+
+def test_a_bug_exits_70_and_asks_for_a_report(capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("wtool.cli._wtool.main", broken)
+    code, _, err = answer(capsys, "ls", CNN)
+    assert code == 70
+    assert "bug in wtool: ZeroDivisionError: oops" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("WTOOL_DEBUG", "1")
+    assert "Traceback" in answer(capsys, "ls", CNN)[2]
+
+
+def test_output_goes_to_a_file_and_never_over_one_without_force(capsys, tmp_path):
+    target = tmp_path / "list.json"
+    words = ["ls", CNN, "--format", "json", "-o", str(target)]
+    assert answer(capsys, *words)[:2] == (0, "")
+    assert json.loads(target.read_text())["command"] == "ls"
+    code, _, err = answer(capsys, *words)
+    assert code == 5
+    assert "exists" in err
+    assert answer(capsys, *words, "--force")[0] == 0
+
+
+def test_completion_completes_commands():
+    environment = {
+        **os.environ,
+        "_WTOOL_COMPLETE": "bash_complete",
+        "COMP_WORDS": "wtool co",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from wtool.cli import _wtool; _wtool(prog_name='wtool')"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "plain,count" in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_each_shell(capsys, shell):
+    code, out, _ = answer(capsys, "completion", shell)
+    assert code == 0
+    assert "_WTOOL_COMPLETE" in out
+
+
+def test_listing_imports_neither_numpy_nor_a_framework():
+    program = (
+        "import sys, wtool.cli as c\n"
+        f"assert c.run(['ls', {CNN!r}]) == 0\n"
+        "heavy = {'numpy', 'torch', 'tensorflow', 'h5py', 'numba', 'pickle'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_models_share_one_report(capsys):
+    code, out, _ = answer(capsys, "count", CNN, CNN, "--format", "json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["sources"] == [CNN, CNN]
+    assert {row["model"] for row in report["rows"]} == {CNN}
+    single = json.loads(answer(capsys, "count", CNN, "--format", "json")[1])
+    assert report["totals"]["parameters"] == 2 * single["totals"]["parameters"]
