@@ -1,0 +1,224 @@
+"""Files that appear whole or not at all: written beside the target, synced, renamed.
+
+A set of files (shards and their index) is written under temporary names first; then every file is
+renamed, the one that makes the set whole last. On any failure the temporary files are removed and the
+old files put back. A killed process leaves files named `.NAME.RANDOM.wtool-partial`, which no reader
+takes for weights. Bytes go out by plain `write`: measured as fast as `copy_file_range` on ext4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from wtool.errors import OutputError, OutputExists
+
+# Ends the name of a file that is still being written. It is no suffix of any weight file.
+PARTIAL_SUFFIX = ".wtool-partial"
+# Longest name of a file on every common file system; the temporary name must fit as well.
+MAX_NAME_BYTES = 255
+
+
+class Output:
+    """One file being written; `path` is what it will be called, `temporary` what it is called now.
+
+    Every failed call raises OutputError that names `path`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.temporary = _temporary_name(self.path)
+        self.position = 0
+        try:
+            self._fd = os.open(
+                self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
+        except (OSError, ValueError) as error:
+            raise write_error(self.path, error) from error
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view):
+                done += os.write(self._fd, view[done:])
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.position += len(view)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Overwrite bytes that were written before, from byte `offset` on; `position` stays."""
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], offset + done)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk, and close the file."""
+        try:
+            os.fsync(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def discard(self) -> None:
+        """Close and remove the temporary file; allowed at any time, any number of times."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.temporary)
+
+
+class OutputSet:
+    """Files that appear together. A context manager: leaving it without an error publishes them.
+
+    Files are published in the order of `create`, so the one that makes the set whole (an index) is
+    created last. Where several old files are replaced, the last one is moved away first: a process
+    killed between two renames leaves a set without its index, never a mixture that looks whole.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: list[Output] = []
+
+    def create(self, path: str | os.PathLike[str]) -> Output:
+        """A new temporary file beside `path`."""
+        output = Output(path)
+        self._outputs.append(output)
+        return output
+
+    def __enter__(self) -> OutputSet:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                for output in self._outputs:
+                    output.sync()
+                self._publish()
+        finally:
+            for output in self._outputs:
+                output.discard()
+
+    def _publish(self) -> None:
+        for output in self._outputs:
+            _copy_mode(output)
+        if len(self._outputs) == 1:
+            _rename(self._outputs[0].temporary, self._outputs[0].path)
+        else:
+            self._publish_several()
+        for folder in sorted({os.path.dirname(output.path) or "." for output in self._outputs}):
+            _sync_folder(folder)
+
+    def _publish_several(self) -> None:
+        """Rename all; whatever fails, and Ctrl-C too, puts the old files back."""
+        old: list[tuple[str, str]] = []
+        published: list[str] = []
+        try:
+            for output in reversed(self._outputs):
+                if os.path.lexists(output.path):
+                    backup = _temporary_name(output.path)
+                    old.append((backup, output.path))
+                    _rename(output.path, backup)
+            for output in self._outputs:
+                published.append(output.path)
+                _rename(output.temporary, output.path)
+        except BaseException:
+            for path in published:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            for backup, path in reversed(old):
+                with contextlib.suppress(OSError):
+                    os.rename(backup, path)
+            raise
+        for backup, _ in old:
+            with contextlib.suppress(OSError):
+                os.unlink(backup)
+
+
+def refuse_targets(paths: Sequence[str], nbytes: int, *, force: bool) -> None:
+    """Raise before a byte is written where `paths` cannot be: what is known early is said early.
+
+    nbytes: what all of them will take together, compared with the free space of the disk.
+    Raises OutputExists for a file that is there without `force`; OutputError for a missing or
+    read-only folder, a target that is no regular file, a disk without room.
+    """
+    for path in paths:
+        folder = os.path.dirname(path) or "."
+        if not os.path.isdir(folder):
+            raise OutputError("cannot write: the folder does not exist", path=path)
+        if os.path.isdir(path):
+            raise OutputError("cannot write: this is a directory", path=path)
+        if os.path.lexists(path):
+            if not force:
+                raise OutputExists("file exists", path=path, hint="--force replaces it")
+            if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+                raise OutputError("cannot write: not a regular file", path=path)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError("cannot write: the folder is read-only", path=path)
+    for path in paths[:1]:
+        room = os.statvfs(os.path.dirname(path) or ".")
+        # f_blocks is 0 on file systems that do not say how large they are.
+        free = room.f_bavail * room.f_frsize
+        if room.f_blocks and nbytes > free:
+            raise OutputError(
+                "no room on the disk", path=path, expected=f"{nbytes} bytes free", found=free
+            )
+
+
+def write_error(path: str, error: OSError | ValueError) -> OutputError:
+    """What a failed system call means for the file called `path`, as an error of the output."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError("the disk is full; nothing was changed", path=path)
+    if number == errno.EFBIG:
+        return OutputError("larger than files may be here; nothing was changed", path=path)
+    reason = getattr(error, "strerror", None) or str(error)
+    return OutputError(f"cannot write: {reason.lower()}", path=path)
+
+
+def _temporary_name(path: str) -> str:
+    """A name beside `path` that nobody guesses; NAME is shortened where both would not fit."""
+    target = Path(path)
+    ending = f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+    room = MAX_NAME_BYTES - len(ending) - 1
+    name = os.fsdecode(os.fsencode(target.name)[:room])
+    return str(target.with_name(f".{name}{ending}"))
+
+
+def _copy_mode(output: Output) -> None:
+    """Give the new file the permissions of the one it replaces."""
+    with contextlib.suppress(OSError):
+        os.chmod(output.temporary, stat.S_IMODE(os.stat(output.path).st_mode))
+
+
+def _rename(old: str, new: str) -> None:
+    try:
+        os.rename(old, new)
+    except OSError as error:
+        raise write_error(new, error) from error
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the renames last through a power cut, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,182 @@
+"""A plan: which files a save will write, how large, and what it would lose. Made before any byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.dtypes import DType
+from wtool.errors import LossError, UnsupportedError, UsageError, shorten
+from wtool.extents import Absent, Strided
+from wtool.writers.outputs import Output, OutputSet, refuse_targets
+
+# What a container may be unable to hold; each is allowed by its name.
+LOSSES = {
+    "extras": "values that are no tensors (epoch, hyperparameters)",
+    "metadata": "text that the file carries",
+    "ties": "tensors that share their bytes are written separately",
+    "structure": "objects of the nested file that only their own code can rebuild",
+}
+# More names than this in one message help nobody.
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One thing that will not be in the output. kind: one of LOSSES. name: of the tensor or value."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of a plan. nbytes: its size, a lower bound where the container decides. write: fills it."""
+
+    path: str
+    nbytes: int
+    write: Callable[[Output], None] = field(repr=False)
+    tensors: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a save will do. files: in writing order; the last makes the set whole."""
+
+    container: str
+    files: tuple[PlannedFile, ...]
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.nbytes for file in self.files)
+
+    def refuse_losses(self, allow: Collection[str]) -> None:
+        """LossError naming what would be lost, unless its kind is in `allow`.
+
+        UsageError where `allow` names a kind that does not exist.
+        """
+        unknown = sorted(set(allow) - set(LOSSES))
+        if unknown:
+            raise UsageError("no such kind of loss", expected=sorted(LOSSES), found=unknown[0])
+        refused = [loss for loss in self.losses if loss.kind not in allow]
+        if not refused:
+            return
+        kinds = sorted({loss.kind for loss in refused})
+        raise LossError(
+            f"{self.container} cannot hold all of it: {_listing(refused)}",
+            hint=f"allow the loss of {', '.join(kinds)} to go on",
+        )
+
+    def write(self, *, force: bool = False) -> list[str]:
+        """Write every file, then let all appear at once; the paths, in order.
+
+        Law: after an error, whichever, each target is what it was, and no new file is left.
+        """
+        paths = [file.path for file in self.files]
+        refuse_targets(paths, self.nbytes, force=force)
+        with OutputSet() as outputs:
+            for file in self.files:
+                file.write(outputs.create(file.path))
+        return paths
+
+
+def refuse_unsupported(
+    tensors: Collection[Tensor], container: str, reason_against: Callable[[Tensor], str | None]
+) -> None:
+    """UnsupportedError that lists every tensor the container cannot hold, with each reason once.
+
+    reason_against(tensor): why not, or None. Tensors without values can be held by none.
+    """
+    refused: dict[str, list[str]] = {}
+    for tensor in tensors:
+        reason = (
+            f"no values ({tensor.extent.reason})"
+            if isinstance(tensor.extent, Absent)
+            else reason_against(tensor)
+        )
+        if reason is not None:
+            refused.setdefault(reason, []).append(tensor.name)
+    if refused:
+        parts = [f"{reason}: {names_of(names)}" for reason, names in refused.items()]
+        raise UnsupportedError(f"{container} cannot hold {'; '.join(parts)}")
+
+
+def names_of(names: Sequence[str]) -> str:
+    """The first few names, and how many more."""
+    shown = ", ".join(f"'{shorten(name, 80)}'" for name in names[:NAMED_AT_MOST])
+    more = len(names) - NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def dtype_reason(known: Collection[DType]) -> Callable[[Tensor], str | None]:
+    """A reason function for `refuse_unsupported`: element types outside `known`."""
+
+    def reason(tensor: Tensor) -> str | None:
+        return None if tensor.dtype in known else f"type {tensor.dtype.name}"
+
+    return reason
+
+
+def extras_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
+    """A Loss for each value that is no tensor."""
+    return [Loss("extras", name, f"{container} holds tensors only") for name in checkpoint.extras]
+
+
+def metadata_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
+    """A Loss for each text, except `format`, which only names the library that wrote the file."""
+    return [
+        Loss("metadata", name, f"{container} has no place for text")
+        for name in checkpoint.metadata
+        if name != "format"
+    ]
+
+
+def tie_losses(aliases: Collection[str], container: str) -> list[Loss]:
+    """A Loss for each tensor that shares bytes and will have its own."""
+    return [Loss("ties", name, f"{container} stores each tensor by itself") for name in aliases]
+
+
+def same_values(alias: Tensor, owner: Tensor) -> bool:
+    """Whether two tied tensors are equal element by element: same type, shape and place.
+
+    Two extents of the same storage that are not strided bytes are the same values by contract; a
+    slice or a transpose of the owner is a tie too, but other values.
+    """
+    if alias.dtype is not owner.dtype or alias.shape != owner.shape:
+        return False
+    if isinstance(alias.extent, Strided) and isinstance(owner.extent, Strided):
+        return geometry(alias.extent) == geometry(owner.extent)
+    return type(alias.extent) is type(owner.extent)
+
+
+def geometry(extent: Strided) -> tuple[object, ...]:
+    """All that decides which values a strided extent gives, beside its bytes."""
+    strides = tuple(t for t, n in zip(extent.strides, extent.shape, strict=True) if n != 1)
+    return extent.first, strides, extent.bits, extent.big_endian, extent.conj, extent.neg
+
+
+def resolve_owner(aliases: dict[str, str], name: str) -> str:
+    """The tensor at the end of a chain of aliases; `name` itself where it is none."""
+    seen = {name}
+    while name in aliases and aliases[name] not in seen:
+        name = aliases[name]
+        seen.add(name)
+    return name
+
+
+def _listing(losses: Sequence[Loss]) -> str:
+    parts = []
+    for kind in sorted({loss.kind for loss in losses}):
+        names = [loss.name for loss in losses if loss.kind == kind]
+        parts.append(f"{kind} {names_of(names)}")
+    return "; ".join(parts)
+
+
+def target_path(path: str | os.PathLike[str]) -> str:
+    """`path` as text, not resolved: a link is replaced by the file, what it points to is left alone."""
+    return os.fspath(path)
