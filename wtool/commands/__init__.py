@@ -140,9 +140,13 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
 
     lines = render(report, format)
     if output is not None:
-        from wtool.writers.outputs import write_text
+        from wtool.writers.outputs import OutputSet, refuse_targets
 
-        write_text(output, lines, force=force)
+        refuse_targets([output], 0, force=force)
+        with OutputSet() as outputs:
+            file = outputs.create(output)
+            for line in lines:
+                file.write(line.encode("utf-8", "surrogateescape"))
     else:
         for line in lines:
             sys.stdout.write(line)
