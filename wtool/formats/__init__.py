@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib import import_module
 
 from wtool.checkpoint import Checkpoint
-from wtool.errors import MissingInput, UnknownFormat, WtoolError
+from wtool.errors import MissingInput, UnknownFormat, UsageError, WtoolError
 from wtool.sources import FileSource, Source, read_bytes
 
 HEAD_BYTES = 4096
@@ -90,6 +90,12 @@ _MODULES = (
     "safetensors",
     "torch_zip",
 )
+
+
+def refuse_root(root: str | None, container: str) -> None:
+    """UsageError where a branch was asked for of a `container` ("a safetensors file") that has none."""
+    if root not in (None, "."):
+        raise UsageError(f"{container} has no branches", found=f"--root {root}", hint="drop --root")
 
 
 def formats() -> tuple[Format, ...]:
