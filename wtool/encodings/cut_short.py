@@ -10,8 +10,8 @@ from wtool.errors import TruncatedInput
 def cut_short(path: str, size: int, spans: Iterable[tuple[str, int, int]]) -> TruncatedInput | None:
     """The error for a file of `size` bytes that should hold `spans`, (name, begin, end) in bytes.
 
-    It names the first record, by place, that the file does not hold whole: "the file ends 1234 bytes
-    into tensor 'x' of 5678". None where the file holds them all.
+    It names the first record, by place, that the file does not hold whole: "the file ends 1234
+    bytes into tensor 'x' of 5678". None where the file holds them all.
     """
     lost = 0
     first: tuple[int, int, str] | None = None

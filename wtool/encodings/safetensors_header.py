@@ -1,8 +1,9 @@
-"""The header of a safetensors file: u64 length, JSON, and the rules that tie it to the bytes behind.
+"""The header of a safetensors file: u64 length, JSON, and the rules that tie it to the data.
 
-Source: the reference implementation, safetensors 0.8.0 (`SafeTensors::read_metadata`, `Metadata::validate`).
-Every fault is its own message. Stricter than the reference in three places where two readers could
-disagree about one file: a name given twice, a tensor written as an array, and `{"F32": null}` as a type.
+Source: the reference implementation, safetensors 0.8.0 (`SafeTensors::read_metadata`,
+`Metadata::validate`). Every fault is its own message. Stricter than the reference in three places
+where two readers could disagree about one file: a name given twice, a tensor written as an array,
+and `{"F32": null}` as a type.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Entry(NamedTuple):
 class Header:
     """entries: (name, Entry) in the order of their bytes. data_start: offset of the first of them.
 
-    metadata: the file's own text. unknown_fields: names of tensors with fields that the format lacks.
+    metadata: the file's own text. unknown_fields: names of tensors with fields that the format
+    lacks.
     """
 
     entries: tuple[tuple[str, Entry], ...]
@@ -54,8 +56,8 @@ class Header:
 def read_header(source: Source) -> Header:
     """The header of `source`, every rule checked, the file's size included; reads no tensor byte.
 
-    Raises TruncatedInput where the file ends early (naming the tensor), MalformedInput or UnsafeInput
-    for all other faults.
+    Raises TruncatedInput where the file ends early (naming the tensor), MalformedInput or
+    UnsafeInput for all other faults.
     """
     length = _header_length(source)
     members = strict_json.loads(
@@ -103,7 +105,7 @@ def _header_length(source: Source) -> int:
 
 
 def _compact(pairs: strict_json.Pairs) -> Any:
-    """An Entry where the pairs are exactly a sound tensor in the usual form, else a dict for `_entry`."""
+    """An Entry where the pairs are a sound tensor in the usual form, else a dict for `_entry`."""
     if len(pairs) == 3:
         (key1, dtype), (key2, shape), (key3, offsets) = pairs
         if (
@@ -124,7 +126,7 @@ def _compact(pairs: strict_json.Pairs) -> Any:
 
 
 def _entry(name: str, value: Any) -> tuple[Entry, bool]:
-    """(Entry, whether it has unknown fields) of an object that is not in the usual form, or the fault."""
+    """(Entry, whether it has unknown fields) of an object not in the usual form, or the fault."""
     if type(value) is not dict:
         raise MalformedInput(
             "tensor is not an object",
@@ -184,7 +186,7 @@ def _metadata(value: Any) -> dict[str, str]:
 
 
 def _check_layout(entries: tuple[tuple[str, Entry], ...], data_start: int, source: Source) -> None:
-    """The tensors fill the bytes behind the header exactly: no hole, no overlap, nothing left over."""
+    """The tensors fill the bytes behind the header: no hole, no overlap, nothing left over."""
     available = source.size - data_start
     position = 0
     for name, entry in entries:
@@ -221,7 +223,7 @@ def _check_layout(entries: tuple[tuple[str, Entry], ...], data_start: int, sourc
 
 
 def _check_size(name: str, entry: Entry) -> None:
-    """Shape x bits is the length of the data; the product runs left to right within u64, as the reference's."""
+    """Shape x bits is the length of the data; the product stays in u64, taken left to right."""
     count = 1
     for size in entry.shape:
         count *= size

@@ -1,8 +1,8 @@
-"""JSON exactly as RFC 8259 has it, from untrusted bytes: nothing lenient, bounded in depth and memory.
+"""JSON as RFC 8259 has it, from untrusted bytes: nothing lenient, bounded depth and memory.
 
-Python's `json` also takes NaN and Infinity, keeps the last of two equal keys, turns `-0` into 0, reads
-integers of any length in quadratic time and lets lone surrogates through; here each is an error, or a
-value that no caller takes for an integer.
+Python's `json` also takes NaN and Infinity, keeps the last of two equal keys, turns `-0` into 0,
+reads integers of any length in quadratic time and lets lone surrogates through; here each is an
+error, or a value that no caller takes for an integer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from wtool.errors import MalformedInput, UnsafeInput
 
-# serde_json, which reads the same files for safetensors, stops at 128 levels.
-MAX_DEPTH = 128
-# A value costs up to about 60 bytes once parsed, a container 72 to 250: together under half a gigabyte.
-# 1.6 million containers are half a million tensors of a safetensors header.
+# serde_json, which reads the same files for safetensors, refuses level 128.
+MAX_DEPTH = 127
+# A value costs up to about 60 bytes once parsed, a container 72 to 250: together under half a
+# gigabyte. 1.6 million containers are half a million tensors of a safetensors header.
 MAX_VALUES = 8_000_000
 MAX_CONTAINERS = 1_600_000
 # One character outside ASCII makes Python hold the whole text in two or four bytes a character.
@@ -27,7 +27,7 @@ Pairs = list[tuple[str, Any]]
 
 
 class Number(str):
-    """A number that is no plain integer (a fraction, an exponent, `-0`, more than 20 digits), as written."""
+    """A number as written that is no plain integer: fraction, exponent, `-0`, over 20 digits."""
 
     __slots__ = ()
 
@@ -41,10 +41,11 @@ def loads(
     """The value of one JSON text: dict, list, str, int, Number, bool, None.
 
     base: offset of `data` in its file, for messages. on_object: makes a value of an object's pairs
-    (in order, keys unique) in place of a dict.
+    (in order, keys unique) in place of a dict; what it makes is not looked into again.
 
-    Raises MalformedInput with the byte where the text breaks the rules: encoding, syntax, duplicate key,
-    lone surrogate, more than MAX_DEPTH levels; UnsafeInput where it would take too much memory.
+    Raises MalformedInput with the byte where the text breaks the rules: encoding, syntax, duplicate
+    key, lone surrogate, more than MAX_DEPTH levels; UnsafeInput where it would take too much
+    memory.
     """
     _check_size(data, base)
     try:
@@ -69,7 +70,7 @@ def _parse(text: str, base: int, on_object: Callable[[Pairs], Any] | None, surro
     decoder = json.JSONDecoder(
         object_pairs_hook=make_object,
         parse_int=_integer,
-        parse_float=Number,
+        parse_float=_fraction,
         parse_constant=_refuse_constant,
     )
     try:
@@ -89,7 +90,7 @@ def _parse(text: str, base: int, on_object: Callable[[Pairs], Any] | None, surro
 
 
 def _walk(value: Any, surrogates: bool) -> None:
-    """MalformedInput where containers nest deeper than MAX_DEPTH, or a string has a lone surrogate."""
+    """MalformedInput where containers nest too deeply or a string has a lone surrogate."""
     level: list[Any] = [[value]]
     depth = -1
     while level:
@@ -113,7 +114,7 @@ def _walk(value: Any, surrogates: bool) -> None:
 
 
 def _check_size(data: bytes | bytearray, base: int) -> None:
-    """UnsafeInput where parsing could take much more memory than the text; counts are upper bounds."""
+    """UnsafeInput where parsing could take far more memory than the text; counts are bounds."""
     values = data.count(b",")
     containers = data.count(b"[") + data.count(b"{")
     if values > MAX_VALUES or containers > MAX_CONTAINERS:
@@ -137,6 +138,13 @@ def _integer(text: str) -> int | Number:
     if len(text) > MAX_INTEGER_DIGITS or text == "-0":
         return Number(text)
     return int(text)
+
+
+def _fraction(text: str) -> Number:
+    """A fraction or a number with an exponent, as written; it must fit a float64."""
+    if abs(float(text)) == float("inf"):
+        raise MalformedInput("JSON number out of range", found=text[:40])
+    return Number(text)
 
 
 def _refuse_constant(text: str) -> Any:

@@ -1,7 +1,7 @@
 """safetensors: a length, a JSON header, the data. One file; shards are joined by `sharded`.
 
-Tensors are in the order of their bytes, which is the order that the reference's `offset_keys` gives (a
-header's own key order is free). F4 and F6 shapes count elements, not bytes.
+Tensors are in the order of their bytes, which is the order that the reference's `offset_keys` gives
+(a header's own key order is free). F4 and F6 shapes count elements, not bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def read_tensors(source: Source, header: Header) -> list[Tensor]:
 
 
 def unknown_field_notes(header: Header) -> tuple[str, ...]:
-    """A note where tensors have fields that the format does not define, as readers may differ on them."""
+    """A note where tensors have fields that the format does not define, as readers may differ on
+    them.
+    """
     names = header.unknown_fields
     if not names:
         return ()
@@ -76,8 +78,8 @@ def unknown_field_notes(header: Header) -> tuple[str, ...]:
 def alias_tensors(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """Tied tensors that were left out on saving: metadata says {removed name: kept name}.
 
-    Only where the kept name is a tensor and the removed one is not. Each has the kept tensor's extent,
-    and the kept name as its key.
+    Only where the kept name is a tensor and the removed one is not. Each has the kept tensor's
+    extent, and the kept name as its key.
     """
     return [
         Tensor(removed, kept, tensors[kept].extent)
