@@ -8,44 +8,48 @@ from __future__ import annotations
 
 import re
 
+# Between a layer and the parameter that `torch.nn.utils.parametrize` takes apart.
+_PARAMETRIZATIONS = ".parametrizations."
 # What TensorFlow and Keras append to a variable's own name.
 _VARIABLE_SUFFIX = re.compile(r"(/\.ATTRIBUTES/VARIABLE_VALUE|:\d+)$")
 
-WEIGHT_LEAVES = frozenset(
-    ["weight", "weights", "kernel", "embeddings", "embedding", "gamma", "alpha", "scale", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "depthwise_weights", "pointwise_weights", "qweight", "weight_packed", "w", "lora_A", "lora_B", "weight_orig", "weight_g", "weight_v", "weight_ih", "weight_hh"]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+WEIGHT_LEAVES = _words(
+    "weight weights kernel embeddings embedding gamma alpha scale recurrent_kernel "
+    "depthwise_kernel pointwise_kernel depthwise_weights pointwise_weights qweight weight_packed "
+    "w lora_A lora_B weight_orig weight_g weight_v weight_ih weight_hh"
 )
-BIAS_LEAVES = frozenset(["bias", "biases", "beta", "b", "bias_orig", "bias_ih", "bias_hh"])
-# State that a model keeps and does not learn.
-BUFFER_LEAVES = frozenset(
-    # normalisation
+BIAS_LEAVES = _words("bias biases beta b bias_orig bias_ih bias_hh")
+# State that a model keeps and does not learn: statistics of normalisation, positions, masks and
+# index tables, random state and counters, fixed decay rates of linear attention, vector
+# quantisers' running codebooks, spectral norm and pruning, scales and observers of quantisation.
+BUFFER_LEAVES = _words(
     "running_mean running_var num_batches_tracked moving_mean moving_variance moving_stddev "
     "renorm_mean renorm_stddev pixel_mean pixel_std "
-    # positions, masks, index tables
-    "position_ids token_type_ids position_indices inv_freq original_inv_freq freqs_cis cos_cached "
-    "sin_cached relative_position_index relative_coords_table relative_position_bucket "
-    "attn_mask causal_mask attention_mask masked_bias "
-    "attention_bias_idxs "
-    # random state, counters
+    "position_ids token_type_ids inv_freq freqs_cis cos_cached sin_cached relative_position_index "
+    "relative_coords_table relative_position_bucket attn_mask causal_mask attention_mask "
+    "masked_bias attention_bias_idxs num_points_scale n_points_scale "
+    "e_score_correction_bias final_logits_bias "
     "seed_generator_state num_updates inited initialized _float_tensor "
-    # fixed decay rates of linear attention
     "slope_rate query_decay key_decay diagonal_decay "
-    # vector quantisers
     "cluster_size cluster_usage embed_avg embed_sum ema_cluster_size _ema_cluster_size "
-    # spectral norm, pruning
     "_u weight_u weight_mask bias_mask "
-    # quantisation: scales and observers are measured, not learned
     "scales qzeros g_idx zero_point zero_points weight_scale weight_scale_inv weight_zero_point "
-    "input_scale output_scale act_scale SCB absmax quant_map nested_absmax nested_quant_map "
-    "weight_shape min_val max_val fake_quant_enabled observer_enabled x_min x_max "
-    "input_min input_max output_min output_max "
-    "weight_integer bias_integer".split()
+    "weight_shape input_scale output_scale act_scale SCB absmax quant_map nested_absmax "
+    "nested_quant_map min_val max_val fake_quant_enabled observer_enabled x_min x_max "
+    "input_min input_max output_min output_max weight_integer bias_integer"
 )
-OTHER_LEAVES = frozenset(
-    ["global_step", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH", "good_steps", "current_loss_scale"]
+OTHER_LEAVES = _words(
+    "global_step save_counter _CHECKPOINTABLE_OBJECT_GRAPH good_steps current_loss_scale"
 )
 # Slots of torch optimizers, and the TensorFlow optimizers' own counters.
-OPTIMIZER_LEAVES = frozenset(
-    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "grad_avg", "beta1_power", "beta2_power"]
+OPTIMIZER_LEAVES = _words(
+    "exp_avg exp_avg_sq max_exp_avg_sq exp_inf momentum_buffer square_avg acc_delta grad_avg "
+    "beta1_power beta2_power"
 )
 # TensorFlow slots: "<variable>/<slot>"; a second slot of the same optimizer gets "_1".
 _SLOT = re.compile(
@@ -57,18 +61,16 @@ _SHADOW = re.compile(r"ExponentialMovingAverage(_\d+)?|ema|EMA|shadow")
 
 # First component of a name -> role of everything below it.
 BRANCH_ROLES = {
-    **dict.fromkeys(
-        ["optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optim", "optim_state", "optim_state_dict", "optimizer_weights", "_optimizer"],
-        "optimizer",
-    ),
-    **dict.fromkeys(
-        ["ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema_params", "shadow_params", "averaged_model", "swa_model"],
-        "ema",
-    ),
-    **dict.fromkeys(
-        ["rng_state", "rng_states", "scheduler", "lr_scheduler", "lr_schedulers", "grad_scaler", "loss_scaler", "loss_scale"],
-        "other",
-    ),
+    branch: role
+    for role, branches in {
+        "optimizer": "optimizer optimizers optimizer_state optimizer_states optimizer_state_dict "
+        "optim optim_state optim_state_dict optimizer_weights _optimizer",
+        "ema": "ema ema_model model_ema ema_state_dict state_dict_ema ema_state ema_params "
+        "shadow_params averaged_model swa_model",
+        "other": "rng_state rng_states scheduler lr_scheduler lr_schedulers grad_scaler "
+        "loss_scaler loss_scale",
+    }.items()
+    for branch in branches.split()
 }
 # Keras 2 puts an optimizer's weights under "training/Adam/..." or "Adam/...".
 _KERAS_OPTIMIZER = re.compile(
@@ -78,20 +80,24 @@ _KERAS_OPTIMIZER = re.compile(
 _BUFFER = re.compile(
     r"(running|moving)_(mean|var|variance|std|avg)|"
     r".*_(mask|masks|idx|idxs|index|indices|ids|quant_state|zero_point|cached|buffer)|"
-    r"masks?|idx|index|indices|ids|.*_observer|.*_scaling_factor|"
+    r"(weight|bias)\.\d+\._[uv]|masks?|idx|index|indices|ids|.*_observer|.*_scaling_factor|"
     r"quant_state(\..*)?|bitsandbytes__.*|.*inv_freq"
 )
-_BIAS = re.compile(r"bias(es)?_.*|.*_bias|.*_beta")
-_WEIGHT = re.compile(r"weights?_.*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)")
+_BIAS = re.compile(r"bias(es)?[_.].*|.*_bias|.*_beta")
+_WEIGHT = re.compile(r"weights?[_.].*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)")
 
 
 def split_leaf(name: str) -> tuple[str, str]:
     """(module path, last component) of a tensor's name; the separator is whichever occurs last.
 
-    TensorFlow's `/.ATTRIBUTES/VARIABLE_VALUE` and `:0` belong to neither.
+    TensorFlow's `/.ATTRIBUTES/VARIABLE_VALUE` and `:0` belong to neither. A parametrised weight of
+    PyTorch, "conv.parametrizations.weight.original0", is "weight.original0" of "conv".
     """
     if name[-1:] in "0123456789E" and ("/.ATTRIBUTES/" in name or ":" in name):
         name = _VARIABLE_SUFFIX.sub("", name)
+    cut = name.find(_PARAMETRIZATIONS)
+    if cut >= 0:
+        return name[:cut], name[cut + len(_PARAMETRIZATIONS) :]
     cut = max(name.rfind("."), name.rfind("/"))
     return (name[:cut], name[cut + 1 :]) if cut >= 0 else ("", name)
 
@@ -102,7 +108,7 @@ def split_components(path: str) -> list[str]:
 
 
 def split_depth(name: str, depth: int) -> str:
-    """The first `depth` components of the layer path `name`, joined as they were; "" for depth 0."""
+    """The first `depth` components of the path `name`, joined as they were; "" for depth 0."""
     separator = "/" if "/" in name else "."
     return separator.join(name.split(separator)[:depth])
 
@@ -129,7 +135,7 @@ def role_of_leaf(leaf: str) -> str | None:
 
 
 def role_of_slot(leaf: str) -> str | None:
-    """Role of "<variable>/<leaf>" in TensorFlow: "optimizer" or "ema"; None where it is no slot name."""
+    """Role of "<variable>/<leaf>" in TensorFlow, "optimizer" or "ema"; None for no slot name."""
     if _SLOT.fullmatch(leaf):
         return "optimizer"
     if _SHADOW.fullmatch(leaf):

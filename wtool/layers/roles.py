@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wtool.layers.kinds import Members, find_kind
+from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
 from wtool.layers.names import role_of_branch, role_of_leaf, role_of_slot, split_leaf
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
 LEARNED = ("weight", "bias")
+# Roles of tensors that are not part of the model itself.
+_COPIES = ("optimizer", "ema", "other")
 _LEARNABLE_KINDS = ("float", "complex")
 # Branches of a nested file that hold the model, when a name still starts with one of them.
-MODEL_BRANCHES = frozenset(["state_dict", "model_state_dict", "model_state", "params", "parameters"])
-# Below these a module's last components belong to the parameter, not to the path of a layer.
-_PARAMETRIZATIONS = ".parametrizations."
+MODEL_BRANCHES = frozenset(("state_dict", "model_state_dict", "model_state", "params"))
 
 
 def assign_roles(checkpoint: Checkpoint) -> None:
@@ -46,6 +46,7 @@ def assign_roles(checkpoint: Checkpoint) -> None:
                 if tensor.role is None:
                     tensor.role = branch
     _assign_undecided(undecided, evident)
+    _unlearn_frozen_norms(modules)
     _assign_kinds(modules)
 
 
@@ -147,30 +148,41 @@ def _assign_undecided(undecided: list[tuple[str, Tensor]], evident: set[str]) ->
             tensor.role = "other"
 
 
+def _unlearn_frozen_norms(modules: Mapping[str, Members]) -> None:
+    """Frozen batch normalisation registers its weight and bias as buffers.
+
+    It has no `num_batches_tracked`; where other layers of the file have one, its absence says so.
+    """
+    norms = [members for members in modules.values() if "running_var" in members]
+    frozen = [members for members in norms if "num_batches_tracked" not in members]
+    if len(frozen) < len(norms):
+        for members in frozen:
+            for leaf in ("weight", "bias"):
+                if leaf in members and members[leaf].role in LEARNED:
+                    members[leaf].role = "buffer"
+
+
 def _assign_kinds(modules: Mapping[str, Members]) -> None:
     """Layer and kind of every tensor; slots take those of the variable that they belong to."""
+    finder = KindFinder(modules)
     attached = []
     for module, members in modules.items():
-        if (
-            module
-            and members
-            and all(t.role in ("optimizer", "ema", "other") for t in members.values())
-        ):
-            attached.append((module, members))
-            continue
-        layer = module.partition(_PARAMETRIZATIONS)[0] if _PARAMETRIZATIONS in module else module
-        kind = find_kind(layer, members, modules)
-        for tensor in members.values():
+        kind = None
+        for leaf, tensor in members.items():
+            if tensor.role in _COPIES:
+                attached.append((module, tensor))
+                continue
+            if kind is None:
+                kind = finder.find(module, members)
             if tensor.layer is None:
-                tensor.layer = layer
+                tensor.layer = module
             if tensor.kind is None:
-                tensor.kind = kind
-    for variable, members in attached:
-        layer = split_leaf(variable)[0] if "/" in variable else variable
-        owner = modules.get(layer, {})
-        kind = next((t.kind for t in owner.values() if t.kind), "unknown")
-        for tensor in members.values():
-            if tensor.layer is None:
-                tensor.layer = layer
-            if tensor.kind is None:
-                tensor.kind = kind
+                tensor.kind = kind if kind != "unknown" else kind_of_leaf(leaf, tensor)
+    for module, tensor in attached:
+        layer = split_leaf(module)[0] if "/" in module else module
+        if tensor.layer is None:
+            tensor.layer = layer
+        if tensor.kind is None:
+            owner = modules.get(layer, {}).values()
+            kinds = (t.kind for t in owner if t.role not in _COPIES and t.kind)
+            tensor.kind = next(kinds, "unknown")

@@ -1,0 +1,167 @@
+"""Which axis of a weight means what: layout, output axis, fans.
+
+Sources: torch 2.13 `nn/init.py` `_calculate_fan_in_and_fan_out`; Keras 3
+`initializers/random_initializers.py` `compute_fans`; the layouts study, checked in both frameworks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from wtool.layers.names import split_leaf
+
+if TYPE_CHECKING:
+    from wtool.checkpoint import Checkpoint, Tensor
+
+Layout = Literal["torch", "keras", "unknown"]
+
+# Last components that only one family of frameworks uses.
+_KERAS_LEAVES = frozenset(
+    (
+        "kernel",
+        "recurrent_kernel",
+        "depthwise_kernel",
+        "pointwise_kernel",
+        "depthwise_weights",
+        "pointwise_weights",
+        "embeddings",
+    )
+)
+_TORCH_LEAVES = frozenset(("weight", "in_proj_weight", "weight_orig", "weight_v", "weight_g"))
+_TORCH_STARTS = ("weight_ih", "weight_hh", "weight.original", "q_proj_weight", "k_proj_weight")
+_KERAS_FORMATS = ("keras", "tensorflow", "tf", "hdf5", "h5", "saved_model", "savedmodel")
+_METADATA_LAYOUTS: dict[str, Layout] = {"pt": "torch", "tf": "keras", "flax": "keras"}
+# GPT-2's "Conv1D": a dense layer stored (in, out) under PyTorch names. Where its own bias cannot
+# tell (square weights), a sibling of the same block does: last component -> siblings.
+_CONV1D = {"c_proj": ("c_attn", "c_fc"), "c_attn": (), "c_fc": (), "q_attn": ("c_attn",)}
+
+
+def layout_of(tensor: Tensor, checkpoint: Checkpoint) -> Layout:
+    """Axis convention of a weight: "torch" (out, in, k..), "keras" (k.., in, out), or "unknown".
+
+    Decided by the last component of the name, then by the file's format. A dense weight of a
+    PyTorch file whose bias is as long as its last axis, not its first, is stored (in, out): GPT-2's
+    Conv1D. The law: the answer depends on names and shapes only, never on values.
+    """
+    module, leaf = split_leaf(tensor.name)
+    if leaf in _KERAS_LEAVES:
+        return "keras"
+    if leaf == "weight" and len(tensor.shape) == 2:
+        return _matrix_layout(module, tensor, checkpoint)
+    if leaf in _TORCH_LEAVES or leaf.startswith(_TORCH_STARTS):
+        return "torch"
+    return _format_layout(checkpoint)
+
+
+def output_axis(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
+    """Axis whose slices are the output units of a tensor; None where that is not known.
+
+    Embeddings: the rows. A Keras depthwise kernel (k.., channels, multiplier): the channels. A
+    rank-1 tensor: its only axis.
+    """
+    rank = len(tensor.shape)
+    if rank <= 1:
+        return rank - 1 if rank else None
+    if tensor.kind == "embedding":
+        return 0
+    layout = layout_of(tensor, checkpoint)
+    if layout == "unknown":
+        return None
+    if layout == "torch":
+        return 1 if tensor.kind == "transposed_conv" else 0
+    swapped = tensor.kind in ("depthwise", "transposed_conv")
+    return rank - 2 if swapped and not tensor.name.endswith("pointwise_kernel") else rank - 1
+
+
+def fans(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """(fan_in, fan_out) of a weight as its framework counts them; None where they are not known.
+
+    None for vectors, empty tensors and unknown layouts. Convolutions multiply by the kernel's size; groups show in the stored shape, so fan_in is per
+    group. Transposed convolutions count as their framework does: both take the axis that a plain
+    convolution would have for input, which here is the output. Recurrent weights count per gate,
+    the packed projection of attention per projection, Keras' attention kernels over all heads.
+    """
+    shape = tensor.shape
+    if len(shape) < 2 or not tensor.count:
+        return None
+    layout = layout_of(tensor, checkpoint)
+    if layout == "unknown":
+        return None
+    leaf = split_leaf(tensor.name)[1]
+    if tensor.kind == "recurrent" and len(shape) == 2:
+        gates = _gates(leaf, tensor, checkpoint)
+        fan_in, fan_out = (shape[1], shape[0]) if layout == "torch" else shape
+        return fan_in, fan_out // gates
+    if leaf == "in_proj_weight":
+        return shape[1], shape[0] // 3
+    if tensor.kind == "attention" and layout == "keras" and len(shape) == 3:
+        if "output" in split_leaf(tensor.name)[0].rpartition("/")[2]:
+            return shape[0] * shape[1], shape[2]
+        return shape[0], shape[1] * shape[2]
+    return initialiser_fans(shape, layout)
+
+
+def initialiser_fans(shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
+    """(fan_in, fan_out) that an initialiser of the framework computes from the shape alone."""
+    if layout == "keras":
+        window = math.prod(shape[:-2])
+        return shape[-2] * window, shape[-1] * window
+    window = math.prod(shape[2:])
+    return shape[1] * window, shape[0] * window
+
+
+def _matrix_layout(module: str, tensor: Tensor, checkpoint: Checkpoint) -> Layout:
+    """Layout of a rank-2 `weight`: PyTorch's, unless it is a Conv1D."""
+    rows, columns = tensor.shape
+    separator = "/" if "/" in module else "."
+    parent, _, last = module.rpartition(separator)
+    bias = checkpoint.tensors.get(f"{module}{separator}bias")
+    if bias is not None and len(bias.shape) == 1 and rows != columns:
+        if bias.count == columns:
+            return "keras"
+        return "torch" if bias.count == rows else "unknown"
+    if last not in _CONV1D:
+        return "torch" if _format_layout(checkpoint) != "keras" else "keras"
+    for sibling in (*_CONV1D[last], last):
+        other = checkpoint.tensors.get(f"{parent}{separator}{sibling}{separator}weight")
+        if other is not None and len(other.shape) == 2 and other.shape[0] != other.shape[1]:
+            wide = other.shape[1] > other.shape[0]
+            # c_attn, c_fc widen: (n, 3n) and (n, 4n) when stored (in, out).
+            return "keras" if wide != (sibling == "c_proj") else "torch"
+    return "unknown"
+
+
+def _format_layout(checkpoint: Checkpoint) -> Layout:
+    """The layout that the format of a file implies."""
+    name = checkpoint.format.lower()
+    if any(part in name for part in _KERAS_FORMATS):
+        return "keras"
+    if "torch" in name:
+        return "torch"
+    return _METADATA_LAYOUTS.get(str(checkpoint.metadata.get("format", "")), "unknown")
+
+
+def _gates(leaf: str, tensor: Tensor, checkpoint: Checkpoint) -> int:
+    """Gates stacked in a recurrent weight, 4 (LSTM), 3 (GRU) or 1, from the recurrent shape."""
+    hidden = hidden_size(tensor, checkpoint)
+    outputs = tensor.shape[0] if leaf.startswith("weight") else tensor.shape[-1]
+    return outputs // hidden if hidden and outputs % hidden == 0 else 1
+
+
+def hidden_size(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
+    """Units of the recurrent layer that `tensor` belongs to, None where its sibling is not there."""
+    module, leaf = split_leaf(tensor.name)
+    separator = "/" if "/" in tensor.name else "."
+    prefix = f"{module}{separator}" if module else ""
+    tensors = checkpoint.tensors
+    if not leaf.startswith(("weight_", "bias_")):
+        own = tensors.get(f"{prefix}recurrent_kernel")
+        return own.shape[0] if own is not None and len(own.shape) == 2 else None
+    hidden = leaf.replace("bias_", "weight_", 1).replace("_ih", "_hh", 1)
+    # With a projection (proj_size) the recurrent weight is as wide as the projection.
+    for name in (hidden.replace("_hh", "_hr", 1), hidden):
+        own = tensors.get(prefix + name)
+        if own is not None and len(own.shape) == 2:
+            return own.shape[1]
+    return None
