@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import traceback
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import click
@@ -41,6 +41,8 @@ class _Commands(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
+    from importlib import metadata
+
     click.echo(f"wtool {wtool.__version__}, Python {sys.version.split()[0]}")
     for library in _LIBRARIES:
         try:
