@@ -1,0 +1,547 @@
+"""Reads pickles of protocols 0 to 5 into inert nodes (pickle_nodes), importing and calling nothing.
+
+Pure data becomes plain values; a global becomes a `Global`, a call a `Call`, an outside object a
+`Persistent`. Time and memory are bounded by the length of the pickle: every declared length is checked
+against the bytes that are left before it is used, and containers are counted.
+
+Source: the opcodes as documented in Python 3.14's pickletools; the extension registry (EXT1, EXT2,
+EXT4), out-of-band buffers and text persistent ids are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from wtool.encodings.pickle_fold import fold_call, store_items
+from wtool.encodings.pickle_names import modern_name
+from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
+from wtool.encodings.pickle_text import read_text_value
+from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput, WtoolError
+from wtool.sources import Source, read_bytes
+
+# A pickle holds structure, not tensors; the largest known, with 100,000 tensors, has 15 MB.
+MAX_PICKLE_BYTES = 512 << 20
+# Lists, dictionaries, tuples and calls: at about 100 bytes each this is 400 MB of memory.
+MAX_NODES = 4_000_000
+# Open MARKs. Picklers recurse for each nesting level, so files have a few thousand at the very most.
+MAX_MARKS = 100_000
+MAX_NAME_BYTES = 4096
+FIRST_WINDOW_BYTES = 64 << 10
+
+_U32 = struct.Struct("<I")
+_I32 = struct.Struct("<i")
+_U64 = struct.Struct("<Q")
+_F64 = struct.Struct(">d")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pickled:
+    """What one pickle gave.
+
+    value: its root. end: offset in the data after STOP. protocol: as declared, 0 where it is not.
+    globals: how often each "module.name" is mentioned. nodes: how many containers and calls it built.
+    """
+
+    value: Any
+    end: int
+    protocol: int
+    globals: dict[str, int]
+    nodes: int
+
+
+def parse(
+    data: bytes | bytearray | memoryview,
+    offset: int = 0,
+    *,
+    name: str = "pickle",
+    path: str | None = None,
+    base: int = 0,
+    allow_trailing: bool = True,
+    persistent: Callable[[Any], Any] = Persistent,
+) -> Pickled:
+    """The pickle that starts at `offset` of `data`.
+
+    name, path: what errors call it and its file; base: where `data` starts in the file.
+    allow_trailing: False to refuse bytes after STOP.
+    persistent: makes the node that stands for an outside object, from its id.
+    Raises TruncatedInput where the data end before STOP, MalformedInput where it breaks the rules of
+    pickles, UnsafeInput where it asks for more than the limits above; each with the byte position.
+    """
+    machine = _Machine(data, offset, persistent)
+    try:
+        result = machine.run()
+        if not allow_trailing and result.end != len(machine.data):
+            raise MalformedInput(
+                "bytes after the end of the pickle", found=len(machine.data) - result.end
+            )
+    except WtoolError as error:
+        position = base + (machine.position if error.offset is None else error.offset)
+        error.offset = None
+        error.message = f"{name}: {error.message}"
+        raise error.locate(path=path, offset=position) from error.__cause__
+    return result
+
+
+def parse_source(source: Source, offset: int = 0, *, name: str = "pickle") -> Pickled:
+    """The pickle that starts at `offset` of `source` and ends nobody knows where; `end` is in `source`.
+
+    Reads a window that grows until the pickle ends in it, so that the tensors behind it stay unread.
+    """
+    left = min(source.size - offset, MAX_PICKLE_BYTES)
+    window = FIRST_WINDOW_BYTES
+    while True:
+        window = min(window, left)
+        data = read_bytes(source, offset, max(window, 0))
+        try:
+            found = parse(data, name=name, path=source.name, base=offset)
+        except TruncatedInput:
+            if window >= left:
+                raise
+            window *= 8
+            continue
+        return Pickled(found.value, offset + found.end, found.protocol, found.globals, found.nodes)
+
+
+class _Machine:
+    """One run. Opcodes that fill large files are written out in `run`; the others are methods."""
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        offset: int,
+        persistent: Callable[[Any], Any],
+    ) -> None:
+        self.data = bytes(data) if isinstance(data, memoryview) else data
+        if len(self.data) - offset > MAX_PICKLE_BYTES:
+            raise UnsafeInput(
+                "pickle too long",
+                offset=offset,
+                expected=f"at most {MAX_PICKLE_BYTES} bytes",
+                found=len(self.data) - offset,
+            )
+        self.start = offset
+        self.persistent = persistent
+        self.position = offset
+        self.stack: list[Any] = []
+        # Stacks below each open MARK, outermost first.
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.names: dict[tuple[str, str], Global] = {}
+        self.mentions: dict[str, int] = {}
+        self.nodes = 0
+        self.protocol = 0
+
+    def run(self) -> Pickled:
+        """Execute to STOP. `position` is kept at the start of the opcode that errors speak of."""
+        data, memo, mentions = self.data, self.memo, self.mentions
+        size = len(data)
+        position = self.position
+        stack = self.stack
+        persistent = self.persistent
+        u32, i32, methods = _U32.unpack_from, _I32.unpack_from, _METHODS
+        nodes = 0
+        try:
+            while True:
+                op = data[position]
+                position += 1
+                if op == 0x71:  # BINPUT
+                    memo[data[position]] = stack[-1]
+                    position += 1
+                elif op == 0x72:  # LONG_BINPUT
+                    (index,) = u32(data, position)
+                    if index > size:
+                        self._refuse_memo(position, index)
+                    memo[index] = stack[-1]
+                    position += 4
+                elif op == 0x68:  # BINGET
+                    value = memo[data[position]]
+                    if type(value) is Global:
+                        mentions[value.full] += 1
+                    stack.append(value)
+                    position += 1
+                elif op == 0x4B:  # BININT1
+                    stack.append(data[position])
+                    position += 1
+                elif op == 0x28:  # MARK
+                    self.marks.append(stack)
+                    stack = []
+                    if len(self.marks) > MAX_MARKS:
+                        self.position = position
+                        raise UnsafeInput("too many open marks", expected=f"at most {MAX_MARKS}")
+                elif op == 0x74:  # TUPLE
+                    value = tuple(stack)
+                    stack = self.marks.pop()
+                    stack.append(value)
+                    nodes += 1
+                elif op == 0x58:  # BINUNICODE
+                    start = position + 4
+                    position = start + u32(data, position)[0]
+                    if position > size:
+                        self._cut(start, position, size)
+                    stack.append(data[start:position].decode("utf-8", "surrogatepass"))
+                elif op == 0x52:  # REDUCE
+                    args = stack.pop()
+                    stack[-1] = fold_call(stack[-1], args, False)
+                    nodes += 1
+                elif op == 0x6A:  # LONG_BINGET
+                    value = memo[u32(data, position)[0]]
+                    if type(value) is Global:
+                        mentions[value.full] += 1
+                    stack.append(value)
+                    position += 4
+                elif op == 0x51:  # BINPERSID
+                    stack[-1] = persistent(stack[-1])
+                    nodes += 1
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                    nodes += 1
+                elif op == 0x86:  # TUPLE2
+                    value = stack.pop()
+                    stack[-1] = (stack[-1], value)
+                    nodes += 1
+                elif op == 0x87:  # TUPLE3
+                    third, second = stack.pop(), stack.pop()
+                    stack[-1] = (stack[-1], second, third)
+                    nodes += 1
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                elif op == 0x4D:  # BININT2
+                    stack.append(data[position] | data[position + 1] << 8)
+                    position += 2
+                elif op == 0x4A:  # BININT
+                    stack.append(i32(data, position)[0])
+                    position += 4
+                elif op == 0x94:  # MEMOIZE
+                    memo[len(memo)] = stack[-1]
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    start = position + 1
+                    position = start + data[position]
+                    if position > size:
+                        self._cut(start, position, size)
+                    stack.append(data[start:position].decode("utf-8", "surrogatepass"))
+                elif op == 0x75:  # SETITEMS
+                    items = stack
+                    stack = self.marks.pop()
+                    store_items(stack[-1], items)
+                elif op == 0x7D:  # EMPTY_DICT
+                    stack.append(Dict())
+                    nodes += 1
+                elif op == 0x5D:  # EMPTY_LIST
+                    stack.append([])
+                    nodes += 1
+                elif op == 0x2E:  # STOP
+                    break
+                else:
+                    self.position, self.stack, self.nodes = position, stack, nodes
+                    method = methods[op]
+                    if method is None:
+                        raise MalformedInput("unknown opcode", found=f"0x{op:02x}")
+                    method(self)
+                    position, stack, nodes = self.position, self.stack, self.nodes
+                if nodes > MAX_NODES:
+                    raise UnsafeInput("too many objects", expected=f"at most {MAX_NODES}")
+        except IndexError as error:
+            self.position = min(position, size)
+            if position >= size:
+                raise TruncatedInput("pickle ends before its STOP") from error
+            raise MalformedInput("stack underflow") from error
+        except struct.error as error:
+            self.position = min(position, size)
+            raise TruncatedInput("pickle ends inside a number") from error
+        except KeyError as error:
+            self.position = position
+            raise MalformedInput("value was never stored in the memo") from error
+        except UnicodeDecodeError as error:
+            self.position = position
+            raise MalformedInput("text is not UTF-8") from error
+        except WtoolError:
+            self.position = max(position, self.position)
+            raise
+        self.position = position
+        if self.marks or len(stack) != 1:
+            raise MalformedInput(
+                "values left over at the end of the pickle",
+                expected="1 value",
+                found=f"{len(stack)} and {len(self.marks)} open marks",
+            )
+        return Pickled(stack[0], position, self.protocol, mentions, nodes)
+
+    def take(self, nbytes: int) -> Any:
+        """The next `nbytes` bytes; TruncatedInput where fewer are left."""
+        start = self.position
+        if start + nbytes > len(self.data):
+            self._cut(start, start + nbytes, len(self.data))
+        self.position = start + nbytes
+        return self.data[start : self.position]
+
+    def line(self, limit: int = MAX_PICKLE_BYTES) -> bytes:
+        """Bytes up to the next newline, which is passed; at most `limit` of them."""
+        stop = self.data.find(b"\n", self.position, self.position + limit + 1)
+        if stop < 0:
+            if len(self.data) - self.position <= limit:
+                raise TruncatedInput("pickle ends inside a line of text")
+            raise UnsafeInput("line of text too long", expected=f"at most {limit} bytes")
+        line = bytes(self.data[self.position : stop])
+        self.position = stop + 1
+        return line
+
+    def name_global(self, module: str, name: str) -> Global:
+        """The one Global of that name in this pickle."""
+        if len(module) + len(name) > MAX_NAME_BYTES:
+            raise UnsafeInput(
+                "global with too long a name", expected=f"at most {MAX_NAME_BYTES} characters"
+            )
+        key = modern_name(module, name)
+        found = self.names.get(key)
+        if found is None:
+            found = self.names[key] = Global(*key)
+            self.mentions.setdefault(found.full, 0)
+        self.mentions[found.full] += 1
+        return found
+
+    def pop_mark(self) -> list[Any]:
+        """The values above the last MARK, which is removed."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def push(self, value: Any) -> None:
+        """Push a value that is no container."""
+        self.stack.append(value)
+
+    def push_node(self, value: Any) -> None:
+        """Push a container or a call, and count it."""
+        self.stack.append(value)
+        self.nodes += 1
+
+    def put(self, index: int) -> None:
+        """Remember the top of the stack."""
+        if not 0 <= index <= len(self.data):
+            self._refuse_memo(self.position, index)
+        self.memo[index] = self.stack[-1]
+
+    def get(self, index: int) -> None:
+        """Push a remembered value."""
+        value = self.memo[index]
+        if type(value) is Global:
+            self.mentions[value.full] += 1
+        self.stack.append(value)
+
+    def _refuse_memo(self, position: int, index: int) -> NoReturn:
+        self.position = position
+        raise UnsafeInput(
+            "memo index larger than the pickle", expected=f"at most {len(self.data)}", found=index
+        )
+
+    def _cut(self, start: int, stop: int, size: int) -> NoReturn:
+        self.position = min(start, size)
+        raise TruncatedInput(
+            "value longer than what is left of the pickle",
+            offset=min(start, size),
+            expected=f"{stop - start} bytes",
+            found=f"{max(0, size - start)}",
+        )
+
+
+def _length(machine: _Machine, layout: struct.Struct) -> int:
+    return layout.unpack(machine.take(layout.size))[0]
+
+
+def _text(machine: _Machine, nbytes: int) -> None:
+    machine.push(machine.take(nbytes).decode("utf-8", "surrogatepass"))
+
+
+def _line_text(machine: _Machine, kind: str) -> None:
+    at = machine.position
+    line = machine.line()
+    try:
+        machine.push(read_text_value(kind, line))
+    except ValueError as error:
+        raise MalformedInput(f"bad text of a {kind}", offset=at) from error
+
+
+def _line_index(machine: _Machine) -> int:
+    line = machine.line(20)
+    if not line.isdigit():
+        raise MalformedInput("bad memo index", found=repr(line))
+    return int(line)
+
+
+def _global_by_line(machine: _Machine) -> Global:
+    module = machine.line(MAX_NAME_BYTES).decode("utf-8")
+    return machine.name_global(module, machine.line(MAX_NAME_BYTES).decode("utf-8"))
+
+
+def _stack_global(machine: _Machine) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise MalformedInput("global whose name is no text")
+    machine.push(machine.name_global(module, name))
+
+
+def _long(machine: _Machine, nbytes: int) -> None:
+    if nbytes < 0:
+        raise MalformedInput("integer of negative length", found=nbytes)
+    machine.push(int.from_bytes(machine.take(nbytes), "little", signed=True))
+
+
+def _build(machine: _Machine) -> None:
+    state = machine.stack.pop()
+    target = machine.stack[-1]
+    if not isinstance(target, Call | Dict):
+        raise MalformedInput("state for a value that has none", found=type(target).__name__)
+    if target.state is not None:
+        raise MalformedInput("state given twice to one object")
+    target.state = state
+
+
+def _append(machine: _Machine, items: list[Any]) -> None:
+    target = machine.stack[-1]
+    if type(target) is list:
+        target.extend(items)
+    elif type(target) is Call:
+        if target.items is None:
+            target.items = []
+        target.items.extend(items)
+    else:
+        raise MalformedInput("items for a value that is no list", found=type(target).__name__)
+
+
+def _append_one(machine: _Machine) -> None:
+    _append(machine, [machine.stack.pop()])
+
+
+def _append_marked(machine: _Machine) -> None:
+    items = machine.pop_mark()
+    _append(machine, items)
+
+
+def _setitem(machine: _Machine) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    store_items(machine.stack[-1], [key, value])
+
+
+def _dict(machine: _Machine) -> None:
+    items = machine.pop_mark()
+    result = Dict()
+    store_items(result, items)
+    machine.push_node(result)
+
+
+def _new_object(machine: _Machine) -> None:
+    args = machine.stack.pop()
+    machine.push_node(fold_call(machine.stack.pop(), args, True))
+
+
+def _new_object_kwargs(machine: _Machine) -> None:
+    kwargs, args = machine.stack.pop(), machine.stack.pop()
+    made = fold_call(machine.stack.pop(), args, True)
+    if not isinstance(kwargs, Dict):
+        raise MalformedInput("named arguments that are no dictionary")
+    if kwargs:
+        if type(made) is not Call:
+            raise MalformedInput("named arguments for plain data")
+        made.kwargs = kwargs
+    machine.push_node(made)
+
+
+def _instance(machine: _Machine) -> None:
+    cls = _global_by_line(machine)
+    machine.push_node(fold_call(cls, tuple(machine.pop_mark()), True))
+
+
+def _object(machine: _Machine) -> None:
+    items = machine.pop_mark()
+    machine.push_node(fold_call(items[0], tuple(items[1:]), True))
+
+
+def _set(machine: _Machine) -> None:
+    machine.push_node(Call(machine.name_global("builtins", "set"), ()))
+
+
+def _frozenset(machine: _Machine) -> None:
+    items = machine.pop_mark()
+    machine.push_node(Call(machine.name_global("builtins", "frozenset"), (items,)))
+
+
+def _protocol(machine: _Machine) -> None:
+    protocol = machine.take(1)[0]
+    if protocol > 5:
+        raise MalformedInput("unknown pickle protocol", expected="0 to 5", found=protocol)
+    machine.protocol = protocol
+
+
+def _frame(machine: _Machine) -> None:
+    length = _length(machine, _U64)
+    if machine.position + length > len(machine.data):
+        machine._cut(machine.position, machine.position + length, len(machine.data))
+
+
+def _pop(machine: _Machine) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.pop_mark()
+
+
+def _refuse(what: str) -> Callable[[_Machine], None]:
+    def refuse(machine: _Machine) -> None:
+        raise UnsafeInput(what)
+
+    return refuse
+
+
+# Opcode -> what it does. BINGET and the like, met in every file, are written out in `run`.
+_TABLE: dict[bytes, Callable[[_Machine], Any]] = {
+    b"0": _pop,
+    b"1": lambda m: m.pop_mark() and None,
+    b"2": lambda m: m.push(m.stack[-1]),
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"F": lambda m: _line_text(m, "float"),
+    b"I": lambda m: _line_text(m, "integer"),
+    b"L": lambda m: _line_text(m, "long integer"),
+    b"S": lambda m: _line_text(m, "string"),
+    b"V": lambda m: _line_text(m, "unicode text"),
+    b"G": lambda m: m.push(_F64.unpack(m.take(8))[0]),
+    b"\x8a": lambda m: _long(m, m.take(1)[0]),
+    b"\x8b": lambda m: _long(m, _length(m, _I32)),
+    b"U": lambda m: m.push(ByteText.of(bytes(m.take(m.take(1)[0])))),
+    b"T": lambda m: m.push(ByteText.of(bytes(m.take(_length(m, _U32))))),
+    b"C": lambda m: m.push(bytes(m.take(m.take(1)[0]))),
+    b"B": lambda m: m.push(bytes(m.take(_length(m, _U32)))),
+    b"\x8e": lambda m: m.push(bytes(m.take(_length(m, _U64)))),
+    b"\x96": lambda m: m.push(bytearray(m.take(_length(m, _U64)))),
+    b"\x8d": lambda m: _text(m, _length(m, _U64)),
+    b"c": lambda m: m.push(_global_by_line(m)),
+    b"\x93": _stack_global,
+    b"\x81": _new_object,
+    b"\x92": _new_object_kwargs,
+    b"i": _instance,
+    b"o": _object,
+    b"b": _build,
+    b"a": _append_one,
+    b"e": _append_marked,
+    b"\x90": _append_marked,
+    b"s": _setitem,
+    b"d": _dict,
+    b"l": lambda m: m.push_node(m.pop_mark()),
+    b"\x8f": _set,
+    b"\x91": _frozenset,
+    b"g": lambda m: m.get(_line_index(m)),
+    b"p": lambda m: m.put(_line_index(m)),
+    b"\x80": _protocol,
+    b"\x95": _frame,
+    b"P": _refuse("persistent id written as text (protocol 0): torch cannot load these either"),
+    b"\x82": _refuse("code of the extension registry, which is private to one program"),
+    b"\x83": _refuse("code of the extension registry, which is private to one program"),
+    b"\x84": _refuse("code of the extension registry, which is private to one program"),
+    b"\x97": _refuse("out-of-band buffer, which is not in the file"),
+    b"\x98": _refuse("out-of-band buffer, which is not in the file"),
+}
+_METHODS: list[Callable[[_Machine], Any] | None] = [_TABLE.get(bytes([op])) for op in range(256)]
