@@ -1,8 +1,9 @@
-"""The formats: one file each, bytes <-> Checkpoint. Content decides; exactly one format claims a file.
+"""The formats: one file each, bytes <-> Checkpoint. Content decides; exactly one format claims a
+file.
 
-Every format file has the same names inside: `claims(probe)`, `open_file(probe, root=None)`, where it
-can write `save(...)`, and `FORMAT`, its row in the table. A file is opened in two steps: `probe` looks
-at the path and the first and last bytes; the one format that claims it builds the Checkpoint.
+Every format file has the same names inside: `claims(probe)`, `open_file(probe, root=None)`, where
+it can write `save(...)`, and `FORMAT`, its row in the table. A file is opened in two steps: `probe`
+looks at the path and the first and last bytes; the one format that claims it builds the Checkpoint.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Probe:
 
     @cached_property
     def zip_names(self) -> frozenset[str]:
-        """Member names of a zip file; empty for what is not a zip. Raises where the directory is broken."""
+        """Member names of a zip file; empty for what is not a zip. Raises where the directory is
+        broken.
+        """
         if not self.head.startswith(b"PK\x03\x04"):
             return frozenset()
         from wtool.encodings.zip_directory import read_directory
@@ -85,15 +88,21 @@ class Format:
     open_file: Callable[..., Checkpoint]
 
 
-# Modules in this folder, in the order in which they are asked. Order only saves time: claims are exclusive.
+# Modules in this folder, in the order in which they are asked. Order only saves time: claims are
+# exclusive.
 _MODULES = (
     "safetensors",
+    "sharded",
+    "model_directory",
     "torch_zip",
+    "tf_bundle",
 )
 
 
 def refuse_root(root: str | None, container: str) -> None:
-    """UsageError where a branch was asked for of a `container` ("a safetensors file") that has none."""
+    """UsageError where a branch was asked for of a `container` ("a safetensors file") that has
+    none.
+    """
     if root not in (None, "."):
         raise UsageError(f"{container} has no branches", found=f"--root {root}", hint="drop --root")
 
@@ -104,7 +113,9 @@ def formats() -> tuple[Format, ...]:
 
 
 def find_format(probe: Probe) -> Format:
-    """The format that claims `probe`; UnknownFormat, saying what the file looks like, where none does."""
+    """The format that claims `probe`; UnknownFormat, saying what the file looks like, where none
+    does.
+    """
     for module in _MODULES:
         candidate: Format = import_module(f"wtool.formats.{module}").FORMAT
         if candidate.claims(probe):
@@ -120,7 +131,11 @@ def open_checkpoint(path: str | os.PathLike[str], *, root: str | None = None) ->
     root: which branch of a nested file; None drops the prefix of the one branch that is the model,
     "." keeps everything. Raises an InputError that names the file.
     """
-    probe = Probe(path)
+    return open_probe(Probe(path), root=root)
+
+
+def open_probe(probe: Probe, *, root: str | None = None) -> Checkpoint:
+    """Open what `probe` looked at; its path stands in every error that names no other file."""
     try:
         return find_format(probe).open_file(probe, root=root)
     except WtoolError as error:
