@@ -19,6 +19,10 @@ class Column:
     hidden: bool = False
 
 
+class Bins(tuple[int, ...]):
+    """Counts of a histogram, from low to high: a sparkline for people, numbers in JSON."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The answer of one command.

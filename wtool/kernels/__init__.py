@@ -1,1 +1,4 @@
-"""Loops over blocks of values: moments, histogram, cast, transpose, digest. The only importer of numba."""
+"""Loops over blocks of values: moments, histogram, cast, transpose, digest.
+
+The only room that imports numba.
+"""

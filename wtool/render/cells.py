@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from wtool.errors import escape_controls
-from wtool.report import Column, Report
+from wtool.report import Bins, Column, Report
+
+_SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def visible(report: Report) -> list[Column]:
@@ -32,6 +34,8 @@ def cell(value: Any) -> str:
         if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
             return f"{int(value):,}" if value or math.copysign(1, value) > 0 else "-0"
         return f"{value:.6g}"
+    if isinstance(value, Bins):
+        return sparkline(value)
     if isinstance(value, list | tuple):
         if all(isinstance(item, int) for item in value):
             return "x".join(map(str, value)) if value else "scalar"
@@ -39,3 +43,9 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {cell(item)}" for key, item in value.items())
     return escape_controls(str(value))
+
+
+def sparkline(counts: Bins) -> str:
+    """One block a bin, as high as its count; what holds anything differs from what is empty."""
+    most = max(counts, default=0)
+    return "".join(_SPARKS[-(-count * 7 // most)] if count else " " for count in counts)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from wtool.report import Report
+from wtool.report import Bins, Report
 
 
 def render(report: Report) -> Iterator[str]:
@@ -24,6 +24,8 @@ def _raw(value: Any) -> Any:
         if math.isnan(value):
             return "NaN"
         return repr(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Bins):
+        return " ".join(map(str, value))
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
     if isinstance(value, bool):

@@ -1,0 +1,196 @@
+"""`wtool stats`: what the values of a model are, in one pass over the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.commands import report_command
+from wtool.commands.grouping import CHOICES, group_of
+from wtool.commands.stats_rows import STATISTICS, Group, columns, footer, statistics, totals
+from wtool.errors import UsageError
+from wtool.report import Column, Report
+
+if TYPE_CHECKING:
+    from wtool.kernels.measure import Measured
+
+
+def stats(
+    checkpoint: Checkpoint,
+    *,
+    by: str = "tensor",
+    quantiles: bool = True,
+    sort: str | None = None,
+    top: int | None = None,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measure the values: mean, std, extremes, norms, zeros, NaN, quantiles, a histogram.
+
+    All is over the finite values and accumulated in float64; std is that of the population, and
+    kurtosis is 3 for a normal distribution. Quantiles are exact for types up to 16 bits, within
+    2^-8 of the value for wider ones. Complex numbers count as two real values each. Tied tensors
+    count once in a group. The last lines name what deserves a look.
+
+    \b
+    Example:
+      wtool stats fixtures/digits-cnn.pth
+      wtool stats fixtures/digits-cnn.pth --by kind --format json
+    """
+    group = None if by == "tensor" else group_of(by)
+    _check_column(sort)
+    aliases = checkpoint.aliases
+    tensors = [t for t in checkpoint if group is None or t.name not in aliases]
+    whole = Group()
+    groups: dict[str, Group] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    seen: dict[str, Any] = {}
+    if group is not None:
+        groups = {group(tensor): Group() for tensor in tensors}
+    for tensor, measured in measure_tensors(tensors, quantiles, jobs, executor, progress):
+        if tensor.name not in aliases:
+            whole.add(tensor, measured)
+        if measured is not None:
+            seen[tensor.name] = measured.moments
+        if group is not None:
+            groups[group(tensor)].add(tensor, measured)
+        else:
+            rows[tensor.name] = _tensor_row(tensor, measured, aliases)
+    nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name not in aliases)
+    if group is None:
+        answer = [rows[tensor.name] for tensor in tensors]
+        leading = [Column("name"), Column("dtype"), *_HIDDEN]
+    else:
+        answer = [_group_row(name, group) for name, group in groups.items()]
+        leading = [Column("group"), Column("tensors", "tensors")]
+    return Report(
+        command="stats",
+        columns=columns(answer, *leading),
+        rows=_arrange(answer, sort, top),
+        totals=totals(whole, nbytes),
+        notes=[*checkpoint.notes, *_skipped(tensors)],
+        sources=[checkpoint.path],
+        footer=footer(whole, nbytes, [(t, seen[t.name]) for t in tensors if t.name in seen]),
+    )
+
+
+_HIDDEN = tuple(Column(name, hidden=True) for name in ("shape", "role", "alias"))
+
+
+def measure_tensors(
+    tensors: Sequence[Tensor],
+    quantiles: bool,
+    jobs: int | None,
+    executor: Executor | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[Tensor, Measured | None]]:
+    """Every tensor with what it measures, as they are done; None where it holds no numbers.
+
+    Tensors on exactly the same stored bytes are read once.
+    """
+    from wtool.kernels.measure import can_measure, measure
+
+    twins: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        if can_measure(tensor.dtype) and not _absent(tensor):
+            twins.setdefault(_place(tensor), []).append(tensor)
+        else:
+            yield tensor, None
+    work = [same[0] for same in twins.values()]
+    total = sum(tensor.nbytes for tensor in work)
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    same_place = list(twins.values())
+    for index, measured in measure(
+        work, quantiles=quantiles, jobs=jobs, executor=executor, progress=advance
+    ):
+        for tensor in same_place[index]:
+            yield tensor, measured
+
+
+def _place(tensor: Tensor) -> Any:
+    """Equal for tensors of one type on the same stored bytes in plain order."""
+    span = tensor.extent.raw_span()
+    return id(tensor) if span is None else (id(span[0]), *span[1:], tensor.dtype.name)
+
+
+def _absent(tensor: Tensor) -> bool:
+    return tensor.count > 0 and tensor.extent.stored_nbytes == 0
+
+
+def _tensor_row(
+    tensor: Tensor, measured: Measured | None, aliases: Mapping[str, str]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": tensor.name,
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "role": tensor.role or "unknown",
+        "alias": aliases.get(tensor.name),
+        "count": tensor.count,
+    }
+    if measured is not None:
+        row.update(statistics(measured.moments, measured.values))
+    return row
+
+
+def _group_row(name: str, group: Group) -> dict[str, Any]:
+    row = {"group": name, "tensors": group.tensors, "count": group.count}
+    return row | statistics(group.moments, group.values)
+
+
+def _check_column(sort: str | None) -> None:
+    known = ("name", "count", *(name for name in STATISTICS if name != "histogram"))
+    if sort is not None and sort not in known:
+        raise UsageError("cannot sort by this column", expected=", ".join(known), found=sort)
+
+
+def _arrange(rows: list[dict[str, Any]], sort: str | None, top: int | None) -> list[dict[str, Any]]:
+    """The first rows by a column, largest first (names from a to z), empty cells last."""
+    if sort == "name":
+        rows = sorted(rows, key=lambda row: row.get("name", row.get("group", "")))
+    elif sort is not None:
+        filled = [row for row in rows if row.get(sort) is not None]
+        empty = [row for row in rows if row.get(sort) is None]
+        rows = sorted(filled, key=lambda row: row[sort], reverse=True) + empty
+    return rows if top is None else rows[:top]
+
+
+def _skipped(tensors: Sequence[Tensor]) -> list[str]:
+    from wtool.kernels.measure import can_measure
+
+    names = [t.name for t in tensors if not can_measure(t.dtype) or _absent(t)]
+    if not names:
+        return []
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return [f"not measured, no numbers: {', '.join(names[:3])}{more}"]
+
+
+COMMAND = report_command(
+    stats,
+    click.Option(
+        ["--by"],
+        default="tensor",
+        metavar="|".join(CHOICES),
+        show_default=True,
+        help="What a row stands for.",
+    ),
+    click.Option(
+        ["--quantiles/--no-quantiles"],
+        default=True,
+        help="Whether to count values for quantiles and the histogram (default: yes).",
+    ),
+    click.Option(["--sort"], metavar="COLUMN", help="Rows by this column, the largest first."),
+    click.Option(["--top"], type=click.IntRange(0), metavar="N", help="Only the first N rows."),
+)

@@ -1,0 +1,139 @@
+"""Rows of `wtool stats`: numbers of one tensor or one group, and the lines that close the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wtool.checkpoint import Tensor
+from wtool.report import Bins, Column, human_bytes
+
+if TYPE_CHECKING:
+    from wtool.kernels.measure import Measured
+    from wtool.kernels.moments import Moments
+    from wtool.kernels.quantiles import Counted
+
+# Bins of the histogram of one row, of equal width from its min to its max.
+BINS = 16
+STATISTICS = (
+    *("mean", "std", "min", "max", "abs_max", "l1", "l2", "zeros", "sparsity", "nan", "inf"),
+    *("subnormal", "kurtosis", "p01", "p05", "p25", "p50", "p75", "p95", "p99", "histogram"),
+)
+_SHOWN = frozenset(("mean", "std", "min", "p50", "max", "sparsity", "histogram"))
+_SHOWN_IF_ANY = ("nan", "inf")
+_UNITS = {"count": "elements", "histogram": "values per bin from min to max"} | dict.fromkeys(
+    ("zeros", "nan", "inf", "subnormal"), "values"
+)
+# A footer line names so many tensors, then counts the rest.
+_NAMED = 3
+
+
+class Group:
+    """What has been measured so far of one group of tensors."""
+
+    # Counted values wait until there are so many parts, then become one.
+    _WAITING = 16
+
+    def __init__(self) -> None:
+        from wtool.kernels.moments import EMPTY
+
+        self.tensors = 0
+        self.count = 0
+        self.moments: Moments = EMPTY
+        self._parts: list[Counted] = []
+
+    def add(self, tensor: Tensor, measured: Measured | None) -> None:
+        """One more tensor; None where it holds no numbers."""
+        from wtool.kernels.moments import merge
+        from wtool.kernels.quantiles import merge_counted
+
+        self.tensors += 1
+        self.count += tensor.count
+        if measured is None:
+            return
+        self.moments = merge(self.moments, measured.moments)
+        if measured.values is not None:
+            self._parts.append(measured.values)
+            if len(self._parts) >= self._WAITING:
+                self._parts = [merge_counted(self._parts)]
+
+    @property
+    def values(self) -> Counted | None:
+        """All counted values, None where none were asked for."""
+        from wtool.kernels.quantiles import merge_counted
+
+        return merge_counted(self._parts) if self._parts else None
+
+
+def statistics(moments: Moments, values: Counted | None) -> dict[str, Any]:
+    """The columns STATISTICS of what was measured."""
+    from wtool.kernels.moments import summary
+    from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
+
+    row = summary(moments)
+    if values is not None and moments.finite:
+        low, high = row["min"], row["max"]
+        answers = quantiles_of(values, low, high, tuple(QUANTILES.values()))
+        row.update(zip(QUANTILES, answers, strict=True))
+        row["histogram"] = Bins(bins_of(values, low, high, BINS))
+    return row
+
+
+def columns(rows: Sequence[Mapping[str, Any]], *leading: Column) -> list[Column]:
+    """The columns of the report; NaN and infinities show in tables only where there are any."""
+    shown = _SHOWN | {name for name in _SHOWN_IF_ANY if any(row.get(name) for row in rows)}
+    return [
+        *leading,
+        Column("count", _UNITS["count"]),
+        *(Column(name, _UNITS.get(name, ""), hidden=name not in shown) for name in STATISTICS),
+    ]
+
+
+def totals(whole: Group, nbytes: int) -> dict[str, int]:
+    """Numbers of the whole model that add up over models."""
+    moments = whole.moments
+    return {
+        "tensors": whole.tensors,
+        "count": whole.count,
+        "nbytes": nbytes,
+        "zeros": moments.zeros,
+        "nan": moments.nan,
+        "inf": moments.inf,
+        "subnormal": moments.subnormal,
+    }
+
+
+def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) -> list[str]:
+    """What was measured, then what deserves a look, one line each."""
+    found: dict[str, list[str]] = {}
+    for tensor, moments in seen:
+        for finding in _findings(tensor, moments):
+            found.setdefault(finding, []).append(tensor.name)
+    lines = [f"{whole.tensors:,} tensors, {whole.count:,} elements, {human_bytes(nbytes)}"]
+    for finding, names in sorted(found.items()):
+        one, many = finding.split("|")
+        if len(names) == 1:
+            lines.append(f"{names[0]} {one}")
+            continue
+        rest = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        lines.append(f"{len(names):,} tensors {many}: {', '.join(names[:_NAMED])}{rest}")
+    return lines
+
+
+def _findings(tensor: Tensor, moments: Moments) -> Iterable[str]:
+    """Sentences without their subject, for one tensor and for many."""
+    if moments.nan:
+        yield "holds NaN|hold NaN"
+    if moments.inf:
+        yield "holds an infinity|hold infinities"
+    low, high = moments.minimum, moments.maximum
+    if low is None or high is None:
+        return
+    leaf = tensor.name.rpartition(".")[2].rpartition("/")[2]
+    if leaf in ("running_var", "moving_variance"):
+        if low < 0:
+            yield "holds a negative variance|hold a negative variance"
+        elif moments.zeros:
+            yield "holds a zero|hold a zero"
+    if tensor.role == "weight" and tensor.kind != "norm" and moments.finite > 1 and low == high:
+        yield "is constant|are constant"

@@ -1,0 +1,285 @@
+"""Measuring tensors: the work is cut into jobs over blocks, and the parts are put together exactly.
+
+A tensor's blocks are counted from its first element and have BLOCK elements each. What a block
+gives does not depend on who measures it, and merging is exact: the result is the same for any
+executor, number of jobs and order of completion. Memory is one block a thread and one histogram a
+job.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from wtool.dtypes import DType
+from wtool.kernels import blocks
+from wtool.kernels.blocks import BINS, BLOCK
+from wtool.kernels.codes import is_coded, measure_codes
+from wtool.kernels.moments import EMPTY, Moments, merge
+from wtool.kernels.quantiles import UPPER, UPPER_INTEGER, Counted, counted, counted_dense
+
+# One job: small enough that all cores finish together, large enough that handing it out costs
+# nothing.
+JOB_BYTES = 16 << 20
+# From so many elements on, a count for every code is cheaper than sorting the codes.
+DENSE = 1 << 13
+# Jobs handed out ahead of the one that is waited for.
+AHEAD = 4
+# First bins of the values that are infinite or NaN as a float32.
+_INFINITE = 0x7F80
+
+
+class Values(Protocol):
+    """What is measured: a wtool Tensor, or anything that reads like one."""
+
+    name: str
+    extent: Any
+
+    @property
+    def dtype(self) -> DType: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def blocks(self, max_bytes: int = ...) -> Iterator[np.ndarray]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One tensor's moments and, where asked for, its counted values."""
+
+    moments: Moments
+    values: Counted | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Blocks [first, last) of tensor number `index`; `whole` where these are all."""
+
+    index: int
+    first: int
+    last: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a piece gave: moments (of wide types), and how often each code was found.
+
+    codes: the codes that `counts` counts; None where there is a count for every code.
+    """
+
+    moments: Moments
+    counts: np.ndarray | None
+    codes: np.ndarray | None
+
+
+def can_measure(dtype: DType) -> bool:
+    """Whether the type holds numbers."""
+    return dtype.kind in ("float", "complex", "int", "uint", "bool") and dtype.bits > 0
+
+
+def measure(
+    tensors: Sequence[Values],
+    *,
+    quantiles: bool = True,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Measured]]:
+    """(index, measure) of every tensor as they are done; all must pass `can_measure`.
+
+    quantiles: whether values are counted too. jobs: threads, default one a core; executor: used
+    instead, of threads that share this process. progress: called with the number of stored bytes
+    just measured. Complex numbers are measured as two real values each. Raises what reading raises.
+    """
+    worker = _Worker(tensors, quantiles)
+    pool = executor or ThreadPoolExecutor(jobs)
+    width = AHEAD * (jobs or os.cpu_count() or 1)
+    partial: dict[int, list[_Part]] = {}
+    left: dict[int, int] = {}
+    pending: set[Future[list[tuple[_Piece, _Part | Measured]]]] = set()
+    try:
+        plan = _plan(tensors, left)
+        more = True
+        while more or pending:
+            while more and len(pending) < width:
+                job = next(plan, None)
+                if job is None:
+                    more = False
+                else:
+                    pending.add(pool.submit(worker.run, job))
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                for piece, part in future.result():
+                    tensor = tensors[piece.index]
+                    if progress is not None:
+                        progress(_stored_bytes(tensor, piece))
+                    if isinstance(part, Measured):
+                        yield piece.index, part
+                        continue
+                    parts = partial.setdefault(piece.index, [])
+                    parts.append(part)
+                    if len(parts) > 1:
+                        parts[:] = [_join(parts)]
+                    left[piece.index] -= 1
+                    if not left[piece.index]:
+                        del left[piece.index], partial[piece.index]
+                        yield piece.index, _finish(tensor, parts[0], quantiles)
+    finally:
+        for future in pending:
+            future.cancel()
+        if executor is None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _plan(tensors: Sequence[Values], left: dict[int, int]) -> Iterator[list[_Piece]]:
+    """Jobs of about JOB_BYTES, in the tensors' order; `left` gets the pieces of a cut tensor."""
+    job: list[_Piece] = []
+    room = JOB_BYTES
+    for index, tensor in enumerate(tensors):
+        width = _block_bytes(tensor)
+        total = -(-tensor.count // BLOCK)
+        step = max(1, JOB_BYTES // width)
+        if total <= step or tensor.extent.raw_span() is None:
+            job.append(_Piece(index, 0, total, True))
+            room -= tensor.nbytes + 4096  # a tensor costs something even where it is empty
+        else:
+            left[index] = -(-total // step)
+            for first in range(0, total, step):
+                yield [_Piece(index, first, min(total, first + step), False)]
+        if room <= 0:
+            yield job
+            job, room = [], JOB_BYTES
+    if job:
+        yield job
+
+
+class _Worker:
+    """Runs jobs in any thread; keeps one block a thread."""
+
+    def __init__(self, tensors: Sequence[Values], quantiles: bool) -> None:
+        self._tensors = tensors
+        self._quantiles = quantiles
+        self._local = threading.local()
+
+    def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part | Measured]]:
+        """The pieces with what they gave: the finished measure where a piece is a whole tensor."""
+        answers: list[tuple[_Piece, _Part | Measured]] = []
+        for piece in job:
+            tensor = self._tensors[piece.index]
+            part = self._measure(tensor, piece)
+            answers.append((piece, _finish(tensor, part, self._quantiles) if piece.whole else part))
+        return answers
+
+    def _measure(self, tensor: Values, piece: _Piece) -> _Part:
+        coded = is_coded(tensor.dtype)
+        coding = _coding(tensor.dtype)
+        bins = 1 << (8 * tensor.dtype.carrier.itemsize) if coded else BINS
+        dense = np.zeros(bins, np.int64) if tensor.count >= DENSE else None
+        moments = EMPTY
+        codes = counts = None
+        for block in self._blocks(tensor, piece):
+            if coded:
+                patterns = block.view(f"u{block.itemsize}")
+            else:
+                found, patterns = _measure_wide(block, tensor.dtype)
+                moments = merge(moments, found)
+                if not self._quantiles:
+                    continue
+            if dense is not None:
+                dense += blocks.count_codes(patterns)
+            else:  # one block: DENSE is below BLOCK
+                codes, counts = np.unique(patterns, return_counts=True)
+        if not coded and not self._quantiles:
+            return _Part(moments, None, None)
+        if coding == UPPER and dense is not None and tensor.dtype.bits == 32:
+            dense[_INFINITE : BINS // 2] = 0
+        return _Part(moments, dense if dense is not None else counts, codes)
+
+    def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
+        span = tensor.extent.raw_span()
+        width = _block_bytes(tensor)
+        if span is None or tensor.dtype.bits < 8:
+            yield from tensor.blocks(width)
+            return
+        source, offset, nbytes = span
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < width:
+            buffer = self._local.buffer = np.empty(width, np.uint8)
+        for number in range(piece.first, piece.last):
+            start = number * width
+            view = buffer[: min(width, nbytes - start)]
+            source.read_into(offset + start, view.data)
+            yield view.view(tensor.dtype.carrier)
+
+
+def _measure_wide(block: np.ndarray, dtype: DType) -> tuple[Moments, np.ndarray]:
+    """Moments and bins of a block of a type wider than 16 bits."""
+    if dtype.kind == "complex":
+        block = block.view(block.real.dtype)
+        # Twice the values: each half keeps the fixed size of a block.
+        halves = [block[:BLOCK], block[BLOCK:]]
+        moments = merge(*(blocks.measure_floats(half) for half in halves))
+    elif dtype.kind == "float":
+        moments = blocks.measure_floats(block)
+    else:
+        return blocks.measure_integers(block), blocks.upper_codes(block)
+    if moments.nan or moments.inf:
+        block = block[np.isfinite(block)]
+    return moments, blocks.upper_codes(block)
+
+
+def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
+    """The whole tensor from the sum of its parts."""
+    moments, counts, codes = part.moments, part.counts, part.codes
+    if is_coded(tensor.dtype) and counts is not None:
+        if codes is None:
+            codes = np.flatnonzero(counts)
+            moments = measure_codes(tensor.dtype.name, codes, counts[codes])
+            codes = None
+        else:
+            moments = measure_codes(tensor.dtype.name, codes, counts)
+    if not quantiles:
+        return Measured(moments, None)
+    coding = _coding(tensor.dtype)
+    if counts is None:
+        values = counted(coding, np.empty(0, np.int64), np.empty(0, np.int64))
+    elif codes is None:
+        values = counted_dense(coding, counts)
+    else:
+        values = counted(coding, codes, counts)
+    return Measured(moments, values)
+
+
+def _join(parts: list[_Part]) -> _Part:
+    """Two parts of one tensor as one; both are dense, for a tensor in parts is large."""
+    a, b = parts
+    counts = None if a.counts is None or b.counts is None else a.counts + b.counts
+    return _Part(merge(a.moments, b.moments), counts, None)
+
+
+def _coding(dtype: DType) -> str:
+    if is_coded(dtype):
+        return dtype.name
+    return UPPER_INTEGER if dtype.kind in ("int", "uint") else UPPER
+
+
+def _block_bytes(tensor: Values) -> int:
+    return BLOCK * tensor.dtype.carrier.itemsize
+
+
+def _stored_bytes(tensor: Values, piece: _Piece) -> int:
+    if piece.whole:
+        return tensor.nbytes
+    width = BLOCK * tensor.dtype.bits // 8
+    return min(tensor.nbytes, piece.last * width) - piece.first * width

@@ -1,0 +1,154 @@
+"""Quantiles and bins from counted values.
+
+A quantile q of n values is NumPy's "linear" one: position (n - 1) q among the sorted values, and in
+between two of them on the straight line. Values are exact for types up to 16 bits; of wider ones
+only the upper half as a float32 is counted, so each of the two neighbours is known within 2^-8 of
+itself (from 2^-126 to 2^128).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from wtool.kernels.blocks import BINS
+from wtool.kernels.codes import code_table
+
+QUANTILES = {
+    "p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99,
+}  # fmt: skip
+# The coding of wide types; the other codings are names of types.
+UPPER = "upper"
+UPPER_INTEGER = "upper integer"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How often each value occurs: values (n,) float64, rising, finite; counts (n,) int64, none 0.
+
+    exact: whether the values are those of the tensor, not of bins.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    exact: bool
+
+    @property
+    def total(self) -> int:
+        """Number of values counted."""
+        return int(self.counts.sum())
+
+
+def counted(coding: str, codes: np.ndarray, counts: np.ndarray) -> Counted:
+    """The finite values behind `codes` (n,), each found `counts` (n,) int64 times."""
+    values = _values(coding)[codes]
+    order = np.argsort(values, kind="stable")
+    binned = coding in (UPPER, UPPER_INTEGER)
+    if not binned:
+        order = order[np.isfinite(values[order])]
+    return _unique(values[order], counts[order], not binned)
+
+
+def counted_dense(coding: str, counts: np.ndarray) -> Counted:
+    """`counted` from a count for every code: (codes,) int64."""
+    order = _order(coding)
+    found = counts[order]
+    kept = np.flatnonzero(found)
+    binned = coding in (UPPER, UPPER_INTEGER)
+    return _unique(_values(coding)[order[kept]], found[kept], not binned)
+
+
+def merge_counted(parts: Sequence[Counted]) -> Counted:
+    """All parts together, whatever they count."""
+    if len(parts) == 1:
+        return parts[0]
+    values = np.concatenate([part.values for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
+    order = np.argsort(values, kind="stable")
+    return _unique(values[order], counts[order], all(part.exact for part in parts))
+
+
+def positions(total: int, quantiles: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each quantile its two neighbours among `total` > 0 sorted values, and the second's weight."""
+    virtual = (total - 1) * np.asarray(quantiles)
+    lower = np.floor(virtual)
+    below = lower.astype(np.int64)
+    return below, np.minimum(below + 1, total - 1), virtual - lower
+
+
+def between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The straight line from `lower` to `upper` at `weight`, as NumPy computes it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = upper - lower
+        line = np.where(weight < 0.5, lower + step * weight, upper - step * (1 - weight))
+    # The distance itself may be beyond float64; halves of it are not.
+    return np.where(np.isfinite(line), line, lower * (1 - weight) + upper * weight)
+
+
+def quantiles_of(
+    data: Counted, low: float | int, high: float | int, quantiles: Sequence[float]
+) -> list[float]:
+    """Quantiles of counted values that are known to lie between `low` and `high`; not empty."""
+    ends = np.cumsum(data.counts)
+    below, above, weight = positions(int(ends[-1]), quantiles)
+    values = np.clip(data.values, float(low), float(high))
+    lower = values[np.searchsorted(ends, below, side="right")]
+    upper = values[np.searchsorted(ends, above, side="right")]
+    return [float(q) for q in between(lower, upper, weight)]
+
+
+def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> list[int]:
+    """Counts in `bins` equal intervals from `low` to `high`; where these are equal, all in the first."""
+    first, last = float(low), float(high)
+    width = last / bins - first / bins
+    if not width > 0:
+        return [data.total] + [0] * (bins - 1)
+    places = (np.clip(data.values, first, last) / width - first / width).astype(np.int64)
+    return np.bincount(
+        np.minimum(places, bins - 1), weights=data.counts, minlength=bins
+    ).astype(np.int64).tolist()  # fmt: skip
+
+
+def _unique(values: np.ndarray, counts: np.ndarray, exact: bool) -> Counted:
+    """`Counted` from rising values that may repeat."""
+    new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    if not new.all():
+        starts = np.flatnonzero(new)
+        values, counts = values[starts], np.add.reduceat(counts, starts)
+    return Counted(values, counts, exact)
+
+
+@lru_cache(maxsize=8)
+def _order(coding: str) -> np.ndarray:
+    """Codes of finite values, and of the bins beyond float32, from the lowest value up."""
+    values = _values(coding)
+    order = np.argsort(values, kind="stable")
+    usable = ~np.isnan(values) if coding in (UPPER, UPPER_INTEGER) else np.isfinite(values)
+    return order[usable[order]]
+
+
+@lru_cache(maxsize=8)
+def _values(coding: str) -> np.ndarray:
+    """Value of each code, (codes,) float64; for upper halves of float32 the middle of the bin."""
+    if coding not in (UPPER, UPPER_INTEGER):
+        return code_table(coding).values
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        lower = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
+    # Next edge away from zero; beyond the largest finite bin lies 2^128, which float64 holds.
+    upper = np.concatenate([lower[1 : BINS // 2], [np.nan], lower[BINS // 2 + 1 :], [np.nan]])
+    upper[BINS // 2 - 129], upper[BINS - 129] = 2.0**128, -(2.0**128)
+    middle = (lower + upper) / 2
+    if coding == UPPER_INTEGER:
+        # Integers in the bin run from the first edge to one before the second.
+        middle = np.copysign(
+            np.floor((np.ceil(np.abs(lower)) + np.ceil(np.abs(upper)) - 1) / 2), lower
+        )
+    # Bin 0 reaches to 2^-133: zero is nearest to what tensors hold there. Infinity stands for all
+    # beyond.
+    middle[[0, BINS // 2]] = 0.0
+    middle[BINS // 2 - 128], middle[BINS - 128] = np.inf, -np.inf
+    return middle
