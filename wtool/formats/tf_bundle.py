@@ -1,0 +1,65 @@
+"""TensorFlow V2 checkpoints: a prefix, an index, a data file, a directory, a SavedModel.
+
+What is shown for an object-based checkpoint: the variable's own name where it is unique in the
+file, else its path in the object graph; `Tensor.key` is always the stored key.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wtool.checkpoint import Checkpoint, build
+from wtool.dialects.tf_bundle import DATA_NAME, read_bundle
+from wtool.dialects.tf_objects import name_tensors
+from wtool.dialects.tf_paths import Target, find_target, siblings
+from wtool.errors import MissingInput
+from wtool.formats import Format, Probe, refuse_root
+
+# Ops that own a variable: a graph with one of them has weights somewhere.
+VARIABLE_OPS = (b"VarHandleOp", b"VariableV2")
+MAX_GRAPH_BYTES = 64 << 20
+
+
+def claims(probe: Probe) -> bool:
+    """Whether the path leads to a V2 bundle or a SavedModel."""
+    target = find_target(probe.path)
+    return target is not None and target.kind != "v1"
+
+
+def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
+    """The checkpoint; reads the index and the object graph, no other tensor."""
+    refuse_root(root, "a TensorFlow checkpoint")
+    target = find_target(probe.path)
+    if target is None:
+        raise MissingInput("no TensorFlow checkpoint", path=probe.path)
+    _check_index(target)
+    bundle = read_bundle(target.prefix)
+    named = name_tensors(bundle.tensors)
+    return build(
+        probe.path,
+        FORMAT.name,
+        named.tensors,
+        extras=named.extras,
+        notes=(*target.notes, *bundle.notes, *named.notes),
+        files=bundle.files,
+    )
+
+
+def _check_index(target: Target) -> None:
+    """MissingInput, saying what is there instead, where the target has no index."""
+    index = target.prefix + ".index"
+    if os.path.exists(index):
+        return
+    data = siblings(target.prefix, DATA_NAME)
+    if data:
+        raise MissingInput(
+            "the checkpoint's index is missing",
+            path=index,
+            hint=f"{os.path.basename(data[0])} holds values without names or shapes",
+        )
+    raise MissingInput(
+        "no such checkpoint", path=target.prefix, expected=f"a file {os.path.basename(index)}"
+    )
+
+
+FORMAT = Format("tensorflow", "TensorFlow checkpoint", (".index",), claims, open_file)
