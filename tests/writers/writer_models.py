@@ -21,7 +21,7 @@ BY_CARRIER = {
 
 
 def strided(name: str, array: np.ndarray, dtype: DType | None = None, **rest: Any) -> Tensor:
-    """A tensor over a copy of the array's memory; transposed and sliced arrays keep their strides."""
+    """A contiguous tensor over a copy of the array."""
     dtype = dtype or BY_CARRIER[array.dtype.name]
     raw = to_bytes(np.ascontiguousarray(array).reshape(-1), dtype).tobytes()
     source = BytesSource(raw, f"memory of {name}")
@@ -49,7 +49,9 @@ def decoded(name: str, array: np.ndarray, dtype: DType | None = None) -> Tensor:
 
 
 def codes_of(dtype: DType, count: int) -> np.ndarray:
-    """(count,) values of `dtype` with varied bits, NaN and negative zero among them where it has them."""
+    """(count,) values of `dtype` with varied bits, NaN and negative zero among them where it has
+    them.
+    """
     rng = np.random.default_rng(dtype.bits)
     if dtype.kind == "bool":
         return rng.integers(0, 2, count).astype(bool)

@@ -1,8 +1,10 @@
-"""Writes pickles of protocol 2 from plain values and the nodes of `pickle_nodes`; the inverse of reading.
+"""Writes pickles of protocol 2 from plain values and the nodes of `pickle_nodes`; the inverse of
+reading.
 
-Only opcodes that torch's weights_only loader knows in every version are used: no frames, no STACK_GLOBAL,
-no bytes opcodes, no POP. Source: CPython `pickletools` (protocol 2); torch 2.13 `_weights_only_unpickler`.
-Objects that the graph shares stay shared. Walks are iterative, so depth is no limit.
+Only opcodes that torch's weights_only loader knows in every version are used: no frames, no
+STACK_GLOBAL, no bytes opcodes, no POP. Source: CPython `pickletools` (protocol 2); torch 2.13
+`_weights_only_unpickler`. Objects that the graph shares stay shared. Walks are iterative, so depth
+is no limit.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ _Steps = Iterator[Any]
 
 
 def dumps(value: Any) -> bytes:
-    """The pickle of `value`: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
-    dict and nodes.
+    """The pickle of `value`: None, bool, int, float, complex, str, bytes, bytearray, list, tuple,
+    set, dict and nodes.
 
     Law: reading the result gives the same value. Raises UnsupportedError for anything else, for an
     integer beyond 2040 bits, and for a tuple or call that contains itself.
@@ -58,7 +60,9 @@ def dumps(value: Any) -> bytes:
 
 
 class _Writer:
-    """The bytes so far, and which values they hold already: texts and globals by value, else by identity."""
+    """The bytes so far, and which values they hold already: texts and globals by value, else by
+    identity.
+    """
 
     def __init__(self) -> None:
         self.out = bytearray()
@@ -119,7 +123,8 @@ class _Writer:
         elif -(1 << 31) <= value < 1 << 31:
             self.out += b"J" + struct.pack("<i", value)
         else:
-            nbytes = value.bit_length() // 8 + 1
+            # Bits without the sign, and one for it.
+            nbytes = (value if value >= 0 else ~value).bit_length() // 8 + 1
             if nbytes > MAX_LONG_BYTES:
                 raise UnsupportedError(
                     "integer too large for a pickle of protocol 2",
@@ -127,10 +132,7 @@ class _Writer:
                     found=nbytes,
                 )
             data = value.to_bytes(nbytes, "little", signed=True)
-            # -2^(8n-1) fits in one byte less than `bit_length` suggests.
-            if nbytes > 1 and data[-1] == 0xFF and data[-2] & 0x80:
-                data = data[:-1]
-            self.out += b"\x8a" + bytes((len(data),)) + data
+            self.out += b"\x8a" + bytes((nbytes,)) + data
 
     def real(self, value: float) -> None:
         self.out += b"G" + struct.pack(">d", value)
@@ -157,7 +159,7 @@ class _Writer:
         self.put(value)
 
     def latin1(self, value: bytes) -> None:
-        """Bytes as text through _codecs.encode: the only form that weights_only reads, empty too."""
+        """Bytes as text through _codecs.encode: all that weights_only reads, for empty ones too."""
         self.call_on_texts(_CODECS_ENCODE, value.decode("latin-1"), "latin1")
 
     def byte_array(self, value: bytearray) -> None:

@@ -56,7 +56,8 @@ def plan(
     """What saving would write and lose. Reads no tensor byte, writes nothing.
 
     container: one of CONTAINERS; by the ending of `path` where None. options: of that container's
-    own `plan`. Raises UsageError, or UnsupportedError listing what the container cannot hold at all.
+    own `plan`. Raises UsageError, or UnsupportedError listing what the container cannot hold at
+    all.
     """
     container = container_of(path) if container is None else container
     if container not in _MODULES:

@@ -1,9 +1,10 @@
 """Files that appear whole or not at all: written beside the target, synced, renamed.
 
 A set of files (shards and their index) is written under temporary names first; then every file is
-renamed, the one that makes the set whole last. On any failure the temporary files are removed and the
-old files put back. A killed process leaves files named `.NAME.RANDOM.wtool-partial`, which no reader
-takes for weights. Bytes go out by plain `write`: measured as fast as `copy_file_range` on ext4.
+renamed, the one that makes the set whole last. On any failure the temporary files are removed and
+the old files put back. A killed process leaves files named `.NAME.RANDOM.wtool-partial`, which no
+reader takes for weights. Bytes go out by plain `write`: measured as fast as `copy_file_range` on
+ext4.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A plan: which files a save will write, how large, and what it would lose. Made before any byte."""
+"""A plan: which files a save will write, how large, and what it would lose. Made before any byte.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ NAMED_AT_MOST = 5
 
 @dataclass(frozen=True)
 class Loss:
-    """One thing that will not be in the output. kind: one of LOSSES. name: of the tensor or value."""
+    """One thing that the output will lack. kind: one of LOSSES. name: of the tensor or value."""
 
     kind: str
     name: str
@@ -34,7 +34,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file of a plan. nbytes: its size, a lower bound where the container decides. write: fills it."""
+    """One file of a plan.
+
+    nbytes: its size, a lower bound where the container decides. write: fills it.
+    """
 
     path: str
     nbytes: int
@@ -175,8 +178,3 @@ def _listing(losses: Sequence[Loss]) -> str:
         names = [loss.name for loss in losses if loss.kind == kind]
         parts.append(f"{kind} {names_of(names)}")
     return "; ".join(parts)
-
-
-def target_path(path: str | os.PathLike[str]) -> str:
-    """`path` as text, not resolved: a link is replaced by the file, what it points to is left alone."""
-    return os.fspath(path)

@@ -27,7 +27,30 @@ from wtool.writers.streams import copy_values, stored_size
 
 CONTAINER = "safetensors"
 # The reference's `Dtype` in the order of its declaration: files are sorted by it, descending.
-DTYPE_ORDER = ["BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"]
+DTYPE_ORDER = [
+    "BOOL",
+    "F4",
+    "F6_E2M3",
+    "F6_E3M2",
+    "U8",
+    "I8",
+    "F8_E5M2",
+    "F8_E4M3",
+    "F8_E8M0",
+    "F8_E4M3FNUZ",
+    "F8_E5M2FNUZ",
+    "I16",
+    "U16",
+    "F16",
+    "BF16",
+    "I32",
+    "U32",
+    "F32",
+    "C64",
+    "F64",
+    "I64",
+    "U64",
+]
 RANK = {name: rank for rank, name in enumerate(DTYPE_ORDER)}
 # The reference refuses to read a longer header.
 MAX_HEADER_BYTES = 100_000_000
@@ -44,8 +67,8 @@ def plan(
 ) -> Plan:
     """Plan one file at `path`, or shards beside it and an index.
 
-    untie: write tied tensors twice; otherwise one tensor, and {removed: kept} in the metadata (of the
-    file, or of the index where there are shards), as Hugging Face libraries do.
+    untie: write tied tensors twice; otherwise one tensor, and {removed: kept} in the metadata (of
+    the file, or of the index where there are shards), as Hugging Face libraries do.
     max_shard_bytes: largest sum of tensors in one shard. metadata: replaces the checkpoint's own.
     Raises UnsupportedError listing every tensor that the format cannot hold.
     """

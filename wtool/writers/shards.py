@@ -1,8 +1,8 @@
 """Splitting a model over several files, and the index that joins them, as Hugging Face names both.
 
-The rule is huggingface_hub's (0.36, `split_state_dict_into_shards_factory`): tensors in their order; a
-shard is closed when the next tensor would make it larger than the limit; a tensor above the limit gets
-a file of its own and closes nothing; tied tensors follow their owner.
+The rule is huggingface_hub's (0.36, `split_state_dict_into_shards_factory`): tensors in their
+order; a shard is closed when the next tensor would make it larger than the limit; a tensor above
+the limit gets a file of its own and closes nothing; tied tensors follow their owner.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Shard:
 def split(
     tensors: Iterable[Tensor], owners: Mapping[str, str], path: str, max_shard_bytes: int | None
 ) -> list[Shard]:
-    """Shards of at most `max_shard_bytes`, in order; one Shard at `path` itself where one is enough.
+    """Shards of at most `max_shard_bytes`, in order; one Shard at `path` itself where one is
+    enough.
 
     owners: name of a tied tensor -> name of the tensor it goes with; its own size counts nothing.
     Raises UsageError for a limit below one byte, or one so small that names run out.

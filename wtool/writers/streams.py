@@ -35,7 +35,7 @@ def byte_blocks(tensor: Tensor, *, unpacked: bool = False) -> Iterator[memoryvie
     span = tensor.extent.raw_span()
     if span is None or (unpacked and tensor.dtype.bits < 8):
         for values in tensor.blocks(BLOCK_BYTES):
-            yield memoryview(to_bytes(values, tensor.dtype, unpacked=unpacked))
+            yield to_bytes(values, tensor.dtype, unpacked=unpacked).data
         return
     source, offset, nbytes = span
     buffer = memoryview(bytearray(min(nbytes, BLOCK_BYTES)))

@@ -1,0 +1,181 @@
+"""Writes PyTorch's zip files, as torch.load reads them: with weights_only, with mmap, from torch
+1.6 on.
+
+Layout: `archive/data.pkl`, `archive/byteorder`, `archive/data/N`, `archive/version`; stored, data
+on multiples of 64 bytes, real checksums. No `.format_version`: it would announce data descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.dtypes import DTYPES
+from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent
+from wtool.encodings.pickle_writer import ORDERED_DICT, dumps
+from wtool.encodings.zip_writer import Member, directory, lay_out
+from wtool.writers.outputs import Output
+from wtool.writers.plans import (
+    Loss,
+    Plan,
+    PlannedFile,
+    extras_losses,
+    metadata_losses,
+    refuse_unsupported,
+    resolve_owner,
+)
+from wtool.writers.shards import index_file, split
+from wtool.writers.streams import copy_values
+from wtool.writers.torch_storages import StorageTable, View, place
+
+CONTAINER = "torch"
+# The same prefix for every file, so that its bytes do not depend on its name.
+ARCHIVE = "archive"
+ALIGNMENT = 64
+VERSION = b"3\n"
+BYTE_ORDER = b"little"
+
+# Element types that have a storage class of their own; torch 1.6 reads them.
+STORAGE_CLASSES = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+    "complex64": "ComplexFloatStorage",
+    "complex128": "ComplexDoubleStorage",
+}
+# Element types that torch 2.1 and later store as bytes, with the type beside them.
+UNTYPED = [
+    "float8_e5m2",
+    "float8_e4m3fn",
+    "float8_e5m2fnuz",
+    "float8_e4m3fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn",
+    "complex32",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bits8",
+    "bits16",
+    "bits1x8",
+    "bits2x4",
+    "bits4x2",
+]
+HELD = frozenset(DTYPES[name] for name in (*STORAGE_CLASSES, *UNTYPED))
+
+_REBUILD_V2 = Global("torch._utils", "_rebuild_tensor_v2")
+_REBUILD_V3 = Global("torch._utils", "_rebuild_tensor_v3")
+_UNTYPED_STORAGE = Global("torch.storage", "UntypedStorage")
+
+
+def plan(
+    checkpoint: Checkpoint,
+    path: str | os.PathLike[str],
+    *,
+    untie: bool = False,
+    max_shard_bytes: int | None = None,
+) -> Plan:
+    """Plan one file at `path`, or shards beside it and an index, as `pytorch_model.bin` has them.
+
+    untie: give every tensor a storage of its own; otherwise tied tensors share one, within a shard.
+    Raises UnsupportedError listing every tensor that torch cannot hold.
+    """
+    path = os.fspath(path)
+    refuse_unsupported(list(checkpoint), CONTAINER, _reason_against)
+    losses = [*extras_losses(checkpoint, CONTAINER), *metadata_losses(checkpoint, CONTAINER)]
+    aliases = {} if untie else dict(checkpoint.aliases)
+    owners = {name: resolve_owner(aliases, name) for name in aliases}
+    shards = split(list(checkpoint), owners, path, max_shard_bytes)
+    files = [_plan_file(shard.path, shard.tensors, checkpoint, untie, losses) for shard in shards]
+    if len(shards) > 1:
+        files.append(index_file(path, shards, {}))
+    return Plan(CONTAINER, tuple(files), tuple(losses))
+
+
+def _reason_against(tensor: Tensor) -> str | None:
+    if tensor.dtype not in HELD:
+        return f"type {tensor.dtype.name}"
+    if tensor.dtype.bits < 8 and (not tensor.shape or tensor.shape[-1] % 2):
+        return f"{tensor.dtype.name} with an odd last dimension"
+    return None
+
+
+def _plan_file(
+    path: str, tensors: Sequence[Tensor], checkpoint: Checkpoint, untie: bool, losses: list[Loss]
+) -> PlannedFile:
+    part = Checkpoint(
+        checkpoint.path, checkpoint.format, {tensor.name: tensor for tensor in tensors}
+    )
+    table = place(part, untie=untie)
+    losses.extend(table.losses)
+    root = Dict((tensor.name, rebuild_node(tensor, table.views[tensor.name])) for tensor in part)
+    root.cls = ORDERED_DICT
+    return zip_file(path, dumps(root), table, tuple(part.tensors))
+
+
+def rebuild_node(tensor: Tensor, view: View) -> Call:
+    """The call that torch makes to rebuild `tensor` over its storage."""
+    hooks = Dict()
+    hooks.cls = ORDERED_DICT
+    shape, strides, dtype = tensor.shape, view.strides, tensor.dtype
+    if dtype.bits < 8:
+        # torch counts pairs of 4-bit values: float4_e2m1fn_x2.
+        per_byte = 8 // dtype.bits
+        shape = (*shape[:-1], shape[-1] // per_byte)
+        strides = (*(stride // per_byte for stride in strides[:-1]), 1)
+    itemsize = dtype.itemsize
+    numel = view.storage.nbytes // itemsize
+    if dtype.name in STORAGE_CLASSES:
+        kind = Global("torch", STORAGE_CLASSES[dtype.name])
+        storage = Persistent(("storage", kind, view.storage.key, "cpu", numel))
+        return Call(_REBUILD_V2, (storage, view.first, shape, strides, False, hooks))
+    nbytes = view.storage.nbytes
+    storage = Persistent(("storage", _UNTYPED_STORAGE, view.storage.key, "cpu", nbytes))
+    element: Any = Global("torch", str(dtype.torch))
+    return Call(_REBUILD_V3, (storage, view.first, shape, strides, False, hooks, element))
+
+
+def zip_file(path: str, pickled: bytes, table: StorageTable, names: tuple[str, ...]) -> PlannedFile:
+    """The archive of `pickled` and the storages it names; its layout is known before a byte is
+    read.
+    """
+    records: list[tuple[str, int, bytes | Tensor]] = [
+        ("data.pkl", len(pickled), pickled),
+        ("byteorder", len(BYTE_ORDER), BYTE_ORDER),
+        *((f"data/{storage.key}", storage.nbytes, storage.tensor) for storage in table.storages),
+        ("version", len(VERSION), VERSION),
+    ]
+    members = lay_out([(f"{ARCHIVE}/{name}", size) for name, size, _ in records], ALIGNMENT)
+    nbytes = members[-1].end + len(directory(members, [0] * len(members)))
+
+    def write(output: Output) -> None:
+        crcs = [
+            write_member(output, member, content)
+            for member, (_, _, content) in zip(members, records, strict=True)
+        ]
+        output.write(directory(members, crcs))
+
+    return PlannedFile(path, nbytes, write, names)
+
+
+def write_member(output: Output, member: Member, content: bytes | Tensor) -> int:
+    """Append one member; its checksum is computed while its bytes pass, and put into its header."""
+    if isinstance(content, bytes):
+        crc = zlib.crc32(content)
+        output.write(member.local_header(crc))
+        output.write(content)
+        return crc
+    output.write(member.local_header(0))
+    crc = copy_values(content, output, checksum=zlib.crc32)
+    output.write_at(member.offset, member.local_header(crc))
+    return crc
