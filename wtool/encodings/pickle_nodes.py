@@ -95,7 +95,7 @@ class Dict(dict):
     odd: list[tuple[Any, Any]] | tuple = ()
     state: Any = None
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """Every (key, value): those with plain keys in stored order, then the odd ones."""

@@ -1,0 +1,150 @@
+"""Storages of torch: what a persistent id says, and which bytes of a container it names.
+
+Source: torch 2.13 `torch/serialization.py` (`persistent_load`), `torch/storage.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from wtool.dtypes import BY_TORCH, DType
+from wtool.encodings.pickle_nodes import ByteText, Global, Persistent
+from wtool.errors import MalformedInput, shorten
+from wtool.extents import INT64_MAX
+from wtool.sources import Source
+
+# Storage class -> name of its element type. UntypedStorage counts bytes.
+_CLASSES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+}
+STORAGE_TYPES: dict[str, DType] = {
+    f"{module}.{name}": BY_TORCH[dtype]
+    for module in ("torch", "torch.cuda")
+    for name, dtype in _CLASSES.items()
+}
+for _name in ("torch.storage.UntypedStorage", "torch.UntypedStorage", "torch.cuda.UntypedStorage"):
+    STORAGE_TYPES[_name] = BY_TORCH["uint8"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """The bytes of one storage.
+
+    source, base, nbytes: where they are. dtype: of the storage class, uint8 where it is untyped.
+    identity: equal for tensors that share the storage, unequal for all others of the model.
+    shift: elements of `dtype` before its own first one, where it is a view of another (legacy).
+    """
+
+    source: Source
+    base: int
+    nbytes: int
+    dtype: DType
+    identity: Hashable
+    shift: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StorageId:
+    """A checked persistent id. numel: elements of `dtype` in the whole storage."""
+
+    dtype: DType
+    key: str
+    location: str
+    numel: int
+    rest: tuple
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage; types below a byte count whole bytes here."""
+        return self.numel * self.dtype.itemsize
+
+
+def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
+    """What a persistent id ('storage', class, key, location, numel, ...) says.
+
+    items: the lengths that the container's ids may have. MalformedInput for anything else.
+    """
+    if type(node) is not Persistent:
+        raise MalformedInput("tensor without a storage", found=type(node).__name__)
+    id = node.id
+    if type(id) is not tuple or len(id) not in items or id[0] != "storage":
+        raise MalformedInput(
+            "persistent id of another kind",
+            expected="('storage', class, key, location, numel)",
+            found=f"tuple of {len(id)}" if type(id) is tuple else type(id).__name__,
+        )
+    _, cls, key, location, numel = id[:5]
+    dtype = STORAGE_TYPES.get(cls.full) if type(cls) is Global else None
+    if dtype is None:
+        raise MalformedInput("class of a storage is unknown", found=shorten(repr(cls)))
+    if type(key) not in (str, ByteText) or "\0" in key:
+        raise MalformedInput("key of a storage is no text", found=shorten(repr(key)[:200]))
+    if not isinstance(location, str | bytes):
+        raise MalformedInput("device of a storage is no text", found=type(location).__name__)
+    if type(numel) is not int or not 0 <= numel <= INT64_MAX // dtype.itemsize:
+        raise MalformedInput(
+            "number of elements in a storage",
+            expected="0 to 2^63 - 1 bytes",
+            found=numel if type(numel) is int and numel.bit_length() < 200 else type(numel),
+        )
+    place = location if isinstance(location, str) else location.decode("latin-1")
+    return StorageId(dtype, key, place, numel, id[5:])
+
+
+class StorageTable:
+    """Storages by key; each key is looked up once and must always say the same.
+
+    locate(key, nbytes): (source, base) of that many bytes; an InputError where the container does
+    not have them. scope: tells the storages of one file from those of another.
+    """
+
+    def __init__(
+        self, locate: Callable[[str, int], tuple[Source, int]], *, scope: Hashable
+    ) -> None:
+        self._locate = locate
+        self._scope = scope
+        self._known: dict[str, tuple[StorageId, Storage]] = {}
+
+    def __call__(self, node: Any) -> Storage:
+        """The storage that a persistent id names; MalformedInput where ids contradict each other."""
+        id = read_storage_id(node)
+        known = self._known.get(id.key)
+        if known is not None:
+            first, storage = known
+            if first.dtype is not id.dtype or first.numel != id.numel:
+                raise MalformedInput(
+                    f"storage '{shorten(id.key)}' is named in two ways",
+                    expected=f"{first.numel} x {first.dtype}",
+                    found=f"{id.numel} x {id.dtype}",
+                )
+            return storage
+        source, base = self._locate(id.key, id.nbytes)
+        storage = Storage(source, base, id.nbytes, id.dtype, (self._scope, id.key))
+        self._known[id.key] = id, storage
+        return storage
+
+    def keys(self) -> set[str]:
+        """Keys that were looked up so far."""
+        return set(self._known)
+
+    def locations(self) -> set[str]:
+        """Devices that the storages were saved from."""
+        return {id.location for id, _ in self._known.values()}
