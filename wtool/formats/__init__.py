@@ -93,6 +93,8 @@ class Format:
 _MODULES = (
     "safetensors",
     "sharded",
+    "npy",
+    "npz",
     "model_directory",
     "torch_zip",
     "tf_bundle",

@@ -42,7 +42,10 @@ KNOWN_NAMES: tuple[tuple[str, ...], ...] = (
     ("adapter_model.safetensors", "adapter_model.bin"),
 )
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json", ".weights.json")
-WEIGHT_SUFFIXES = tuple([".safetensors", ".bin", ".pt", ".pth", ".pt2", ".ckpt", ".h5", ".hdf5", ".keras", ".npz", ".npy"])
+WEIGHT_SUFFIXES = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".pt2", ".ckpt"),
+    *(".h5", ".hdf5", ".keras", ".npz", ".npy"),
+)
 # What a training run keeps beside its model.
 TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
 SHARD_NAME = re.compile(r"(.+)[-_]\d{5}(-of-\d{5})?(\.weights)?\.(safetensors|bin|h5)")

@@ -1,0 +1,60 @@
+"""NumPy `.npz`: a zip file of `.npy` members, stored or deflated, in the order in which they were
+saved.
+
+A member "conv/kernel.npy" is the tensor "conv/kernel". Arrays of Python objects are refused by
+name.
+"""
+
+from __future__ import annotations
+
+from wtool.checkpoint import Checkpoint, build
+from wtool.dialects.numpy_arrays import read_array
+from wtool.encodings.zip_directory import read_directory
+from wtool.errors import WtoolError
+from wtool.formats import Format, Probe, refuse_root
+
+SUFFIX = ".npy"
+# Members that make a zip file another format's, wherever its arrays come from.
+FOREIGN = ("data.pkl", "archive_format", "model.weights.h5")
+
+
+def claims(probe: Probe) -> bool:
+    """A zip file whose members are arrays: all of them, or one at the top where none is foreign."""
+    names = probe.zip_names
+    arrays = [name for name in names if name.endswith(SUFFIX)]
+    if not arrays or any(name.rpartition("/")[2] in FOREIGN for name in names):
+        return False
+    return len(arrays) == len(names) or any("/" not in name for name in arrays)
+
+
+def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
+    """Every array of the file; reads their headers only."""
+    refuse_root(root, "an .npz file")
+    directory = read_directory(probe.source)
+    directory.check_headers(directory.members.values())
+    tensors = []
+    notes: list[str] = []
+    for member in directory.members.values():
+        if not member.name.endswith(SUFFIX):
+            notes.append(f"'{member.name}' is not an array: left out")
+            continue
+        name = member.name.removesuffix(SUFFIX)
+        storage = (probe.path, member.header_offset)
+        try:
+            tensor, remarks = read_array(
+                directory.open(member), name, key=member.name, storage=storage
+            )
+        except WtoolError as error:
+            raise error.locate(tensor=name) from error.__cause__
+        tensors.append(tensor)
+        notes.extend(remarks)
+    return build(probe.path, FORMAT.name, tensors, notes=tuple(notes))
+
+
+FORMAT = Format(
+    name="npz",
+    title="NumPy archive",
+    suffixes=(".npz",),
+    claims=claims,
+    open_file=open_file,
+)
