@@ -1,0 +1,89 @@
+"""Score of `wtool init`: schemes x shapes x both frameworks' own initialisers, and trained models.
+
+    python tests/bench/score_init.py [--seeds 3] [--fast]
+
+Prints one line per scheme: fresh tensors of 512 values or more, how many were named right, how many
+with no other name beside; then the trained tensors of every model, and how many are called fresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "layers"))
+
+from initialiser_cases import keras_cases, names_of, torch_cases
+from trained_models import trained_checkpoints
+
+from wtool.layers.initialisation import judge
+from wtool.layers.survey import judge_all
+
+MIN_VALUES = 512
+
+
+def score_fresh(seeds: int, dtypes: tuple[str, ...]) -> tuple[int, int]:
+    """Print the table of fresh tensors; returns (named right, all)."""
+    table: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for dtype in dtypes:
+        for cases in (torch_cases, keras_cases):
+            for case in cases(seeds, dtype):
+                if case.tensor.count < MIN_VALUES and case.scheme != "unit_forget_bias":
+                    continue
+                judgement = judge(case.tensor, case.checkpoint)
+                names = names_of(judgement.verdict)
+                entry = table[case.framework, case.scheme, dtype]
+                entry[0] += 1
+                entry[1] += case.scheme in names
+                entry[2] += names == {case.scheme}
+                if case.scheme not in names:
+                    print(
+                        f"  missed: {dtype} {case.framework} {case.scheme} {case.tensor.shape}: "
+                        f"{judgement.verdict}, {judgement.reason}"
+                    )
+    print(f"{'framework':10}{'scheme':26}{'dtype':10}{'fresh':>7}{'right':>7}{'alone':>7}")
+    for (framework, scheme, dtype), (total, right, alone) in sorted(table.items()):
+        print(f"{framework:10}{scheme:26}{dtype:10}{total:7}{right:7}{alone:7}")
+    total = sum(entry[0] for entry in table.values())
+    right = sum(entry[1] for entry in table.values())
+    alone = sum(entry[2] for entry in table.values())
+    print(f"named right: {right} of {total} = {right / total:.2%}; alone {alone / total:.2%}")
+    return right, total
+
+
+def score_trained(fast: bool) -> tuple[int, int]:
+    """Print the table of trained tensors; returns (called fresh, all)."""
+    print(f"{'model':44}{'tensors':>8}{'trained':>8}{'undec.':>8}{'const.':>8}{'fresh':>8}")
+    total = fresh = 0
+    for name, checkpoint in trained_checkpoints(fast=fast):
+        counts: dict[str, int] = defaultdict(int)
+        called = []
+        for tensor, judgement in judge_all(checkpoint):
+            counts[judgement.verdict.partition(":")[0]] += 1
+            if judgement.is_fresh:
+                called.append(f"{tensor.name} {judgement.verdict}")
+        size = sum(counts.values())
+        kinds = (counts["trained"], counts["undecided"], counts["constant"], counts["fresh"])
+        print(f"{name:44}{size:8}" + "".join(f"{kind:8}" for kind in kinds), *called)
+        total += size
+        fresh += counts["fresh"]
+    print(f"trained called fresh: {fresh} of {total} = {fresh / total:.2%}")
+    return fresh, total
+
+
+def main() -> int:
+    """Run both scores; exit code 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fast", action="store_true", help="one seed, few models")
+    options = parser.parse_args()
+    dtypes = ("float32",) if options.fast else ("float32", "bfloat16", "float16")
+    right, all_fresh = score_fresh(1 if options.fast else options.seeds, dtypes)
+    fresh, all_trained = score_trained(options.fast)
+    return int(right < 0.99 * all_fresh or fresh > 0.01 * all_trained)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

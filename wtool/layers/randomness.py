@@ -1,0 +1,121 @@
+"""Do values look like independent draws from one distribution? Distances, structure, spectrum.
+
+A trained matrix differs from a fresh one in its distribution, or, where that barely moved, in its
+structure: rows and columns of unequal strength, neighbours that agree, a singular value that sticks
+out of the Marchenko-Pastur bulk. Every figure is a number of standard errors, or a distance with
+its limit; the limits are set so that one fresh tensor in ten thousand exceeds any one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wtool.layers.schemes import Scheme
+
+# Kolmogorov's distribution: P(sqrt(n) D > 2.23) = 1e-4.
+KOLMOGOROV_LIMIT = 2.23
+# Points of the empirical CDF that are compared.
+CDF_POINTS = 2048
+# Limit in standard errors for means, energies, correlations.
+STRUCTURE_LIMIT = 5.5
+# Groups smaller than this have energies too skewed for a normal approximation.
+MIN_GROUP = 32
+# Largest matrix whose singular values are computed.
+SPECTRUM_SIDE = 512
+# Tracy-Widom (beta 1) units: the 99.99 % point is 4.4; values that are not Gaussian need some room.
+SPECTRUM_LIMIT = 6.0
+
+
+def cdf_distance(ordered: np.ndarray, scheme: Scheme) -> float:
+    """Largest distance between the CDF of `scheme` and that of `ordered`, (n,) float64 ascending.
+
+    Taken at up to CDF_POINTS evenly spaced order statistics, in the middle of ties, so that values
+    rounded to a short type are compared with the middle of their step.
+    """
+    import numpy as np
+
+    count = len(ordered)
+    points = ordered[np.linspace(0, count - 1, min(count, CDF_POINTS)).astype(np.int64)]
+    middle = (
+        np.searchsorted(ordered, points, "left") + np.searchsorted(ordered, points, "right")
+    ) / (2 * count)
+    return float(np.abs(middle - scheme.cdf(points)).max())
+
+
+def distance_limit(count: int, step: float) -> float:
+    """Distance that a fresh tensor of `count` values rarely exceeds; `step` is a value's rounding."""
+    return KOLMOGOROV_LIMIT / math.sqrt(count) + 0.3 * step
+
+
+def structure(values: np.ndarray, std: float, kurtosis: float) -> tuple[float, str]:
+    """(largest departure in standard errors, its name) from independent zero-mean draws.
+
+    values: any shape, float64. For every axis: means and energies of its slices, and the
+    correlation of neighbours; "mean" for the whole.
+    """
+    import numpy as np
+
+    scaled = values / std
+    found = [(abs(float(scaled.mean())) * math.sqrt(scaled.size), "mean")]
+    squares = scaled * scaled
+    energy_error = math.sqrt(kurtosis - 1)
+    for axis, size in enumerate(scaled.shape):
+        group = scaled.size // size
+        if size < 2:
+            continue
+        others = tuple(other for other in range(scaled.ndim) if other != axis)
+        if group >= MIN_GROUP:
+            means = scaled.mean(axis=others) * math.sqrt(group)
+            energies = (squares.mean(axis=others) - 1) * math.sqrt(group) / energy_error
+            found.append((_excess(means), f"means along axis {axis}"))
+            found.append((_excess(energies), f"energies along axis {axis}"))
+        # The neighbours' products are uncorrelated with variance 1 under independence.
+        if scaled.size - group >= MIN_GROUP:
+            front = np.take(scaled, range(size - 1), axis=axis).ravel()
+            back = np.take(scaled, range(1, size), axis=axis).ravel()
+            correlation = abs(float(front @ back)) / math.sqrt(len(front))
+            found.append((correlation, f"neighbours along axis {axis}"))
+    return max(found)
+
+
+def _excess(scores: np.ndarray) -> float:
+    """Departure of standard scores from standard normal ones: the worse of their sum of squares and
+    their largest, each brought to the scale of one normal score."""
+    count = len(scores)
+    # Wilson-Hilferty: the cube root of a chi-square over its mean is close to normal.
+    total = float(scores @ scores) / count
+    spread = 2 / (9 * count)
+    overall = (total ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
+    # The largest of `count` scores: what exceeds the expected maximum.
+    largest = float(abs(scores).max()) - math.sqrt(2 * math.log(count))
+    return max(overall, largest, 0.0)
+
+
+def spectrum(values: np.ndarray, std: float) -> float:
+    """How far the largest singular value sticks out of what independent draws give.
+
+    values: (rows, columns) float64; at most SPECTRUM_SIDE of each are used, evenly spaced. In
+    Tracy-Widom units around the edge of the bulk (Johnstone 2001); below 0 inside it.
+    """
+    import numpy as np
+
+    rows = _spaced(values.shape[0])
+    columns = _spaced(values.shape[1])
+    part = values[np.ix_(rows, columns)] / std
+    if part.shape[0] > part.shape[1]:
+        part = part.T
+    count, length = part.shape
+    top = float(np.linalg.eigvalsh(part @ part.T)[-1])
+    root = math.sqrt(length - 1) + math.sqrt(count)
+    unit = root * (1 / math.sqrt(length - 1) + 1 / math.sqrt(count)) ** (1 / 3)
+    return (top - root * root) / unit
+
+
+def _spaced(size: int) -> np.ndarray:
+    import numpy as np
+
+    return np.linspace(0, size - 1, min(size, SPECTRUM_SIDE)).astype(np.int64)
