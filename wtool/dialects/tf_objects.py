@@ -96,6 +96,13 @@ def _describe(stored: Sequence[tuple[str, Extent]], nodes: list[Node]) -> list[_
     values = {key: _Value(key, extent, role=_own_role(extent)) for key, extent in stored}
     values[GRAPH_KEY].path = (GRAPH_KEY,)
     places = walk(nodes)
+    averages = {
+        child
+        for node in nodes
+        for holder, local_name in node.children
+        if local_name in _AVERAGES
+        for child, _ in nodes[holder].children
+    }
     characters = 0
     owned: set[str] = set()
     for number, node in enumerate(nodes):
@@ -116,7 +123,10 @@ def _describe(stored: Sequence[tuple[str, Extent]], nodes: list[Node]) -> list[_
                 raise UnsafeInput("object graph has too long paths")
             value.full_name = full_name if attribute == VALUE else ""
             value.path = path if attribute == VALUE else (*path, attribute)
-            value.role = value.role or _stated_role(place, path, places)
+            if value.role is None:
+                value.role = _stated_role(place, path, places) if attribute == VALUE else "other"
+                if number in averages:
+                    value.role = "ema"
     return list(values.values())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from wtool.dialects.tf_bundle import DATA_NAME
 from wtool.dialects.tf_state import MODEL_FIELD, read_state, state_prefix
+from wtool.encodings.protobuf import read_varint
 from wtool.encodings.sorted_table import FOOTER_BYTES, has_magic, open_table
 from wtool.errors import UsageError, WtoolError
 from wtool.sources import FileSource, Source, read_bytes
@@ -102,6 +103,9 @@ def _at_file(path: str) -> Target | None:
             prefix, DATA_NAME
         ):
             return Target("v2", prefix)
+    elif _starts_as_v1(bytes(read_bytes(source, 0, min(32, source.size)))):
+        # Cut short: the table's end is missing. Opening says so.
+        return Target("v1", path)
     elif name.endswith(".meta"):
         prefix = path.removesuffix(".meta")
         if os.path.exists(prefix + ".index"):
@@ -152,6 +156,20 @@ def _from_state(path: str) -> Target:
         os.path.isfile(prefix) or siblings(prefix, V1_SHARD_NAME)
     )
     return Target("v1" if is_v1 else "v2", prefix, notes=tuple(notes))
+
+
+def _starts_as_v1(head: bytes) -> bool:
+    """Whether a file begins as a V1 table: empty key, list of tensors, first tensor."""
+    if head[:2] != b"\0\0":
+        return False
+    try:
+        _, position = read_varint(head, 2, len(head))
+        if head[position : position + 1] != V1_FIRST_BYTE:
+            return False
+        _, position = read_varint(head, position + 1, len(head))
+    except WtoolError:
+        return False
+    return head[position : position + 1] == V1_FIRST_BYTE
 
 
 def _is_state(source: Source) -> bool:

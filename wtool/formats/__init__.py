@@ -98,6 +98,7 @@ _MODULES = (
     "model_directory",
     "torch_zip",
     "tf_bundle",
+    "tf_v1",
 )
 
 
