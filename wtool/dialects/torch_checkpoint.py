@@ -1,0 +1,131 @@
+"""A Checkpoint from what torch pickled: names, roles, ties, extras, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.dialects.torch_objects import ObjectReader
+from wtool.dialects.torch_roots import choose_root, role_of_branch, role_outside
+from wtool.dialects.torch_tree import Leaf, Walked, dotted, walk
+from wtool.encodings.pickle_machine import Pickled
+from wtool.errors import MalformedInput, shorten
+
+# More composites than this are counted, not described one by one.
+MAX_DESCRIBED = 20
+# The name of a tensor that was saved by itself.
+BARE = "tensor"
+
+
+def build_checkpoint(
+    path: str,
+    format: str,
+    pickled: Pickled,
+    reader: ObjectReader,
+    *,
+    root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Iterable[str] = (),
+    files: tuple[str, ...] | None = None,
+) -> Checkpoint:
+    """The Checkpoint of a file whose object pickle is `pickled`.
+
+    root: which branch of a nested file, see torch_roots; "." keeps everything under full names.
+    Raises UsageError for an unknown root, MalformedInput where two entries get one name.
+    """
+    walked = walk(pickled.value, reader)
+    branch, root_notes = choose_root(walked.leaves, root)
+    leaves = walked.leaves
+    if root is not None and branch:
+        leaves = [leaf for leaf in leaves if leaf.path[: len(branch)] == branch]
+    tensors, described = _tensors(leaves, branch, walked, explicit=root is not None)
+    if tensors is None:
+        branch, root_notes = (
+            (),
+            ["names of the model and of other branches meet; all are kept whole"],
+        )
+        tensors, described = _tensors(leaves, branch, walked, explicit=False)
+    if tensors is None:
+        raise _double_name(leaves)
+    return Checkpoint(
+        path,
+        format,
+        tensors,
+        metadata=metadata or {},
+        extras=walked.extras,
+        notes=(*notes, *root_notes, *walked.notes, *described),
+        globals=pickled.globals,
+        files=files or (path,),
+        tree=pickled.value,
+    )
+
+
+def _tensors(
+    leaves: list[Leaf], branch: tuple[str, ...], walked: Walked, *, explicit: bool
+) -> tuple[dict[str, Tensor] | None, list[str]]:
+    """(tensors by name, one line per composite); None in place of tensors where names are not unique."""
+    tensors: dict[str, Tensor] = {}
+    described: list[str] = []
+    composites = total = 0
+    depth = len(branch)
+    for leaf in leaves:
+        key = dotted(leaf.path)
+        inside = depth and leaf.path[:depth] == branch
+        name = dotted(leaf.path[depth:]) if inside else key
+        if not leaf.path:
+            name = BARE
+        role = _role(leaf, branch, explicit)
+        extent, composite = leaf.found.extent, leaf.found.composite
+        if extent is not None:
+            tensors[name] = Tensor(name, key, extent, role, path=leaf.path)
+            total += 1
+        if composite is None:
+            continue
+        composites += 1
+        if composites <= MAX_DESCRIBED:
+            described.append(f"'{shorten(name)}' is a {composite.summary}")
+        for suffix, extent in composite.parts.items():
+            part = (suffix,) if suffix else ()
+            part_role = role if suffix == composite.values else role or "other"
+            part_name = dotted((name, *part))
+            tensors[part_name] = Tensor(
+                part_name, dotted((key, *part)), extent, part_role, path=(*leaf.path, *part)
+            )
+            total += 1
+        for suffix, value in composite.extras.items():
+            walked.extras[dotted((key, suffix))] = value
+    if composites > MAX_DESCRIBED:
+        described.append(f"{composites - MAX_DESCRIBED} more tensors are made of several")
+    return (tensors if len(tensors) == total else None), described
+
+
+def _role(leaf: Leaf, branch: tuple[str, ...], explicit: bool) -> str | None:
+    role = role_outside(leaf, () if explicit else branch)
+    if explicit and branch and leaf.role is None:
+        # A copy that the user chose is the model now; optimizer state stays what it is.
+        role = role_of_branch(branch[-1])
+        role = None if role == "ema" else role
+    if role is None and leaf.found.is_buffer:
+        return "buffer"
+    return role
+
+
+def _double_name(leaves: list[Leaf]) -> MalformedInput:
+    seen: dict[str, tuple[str, ...]] = {}
+    for leaf in leaves:
+        parts: Iterable[str] = leaf.found.composite.parts if leaf.found.composite else ("",)
+        for part in parts:
+            path: tuple[Any, ...] = (*leaf.path, part) if part else leaf.path
+            first = seen.setdefault(dotted(path), path)
+            if first is not path and seen[dotted(path)] is not path:
+                return MalformedInput(
+                    "two entries get one name",
+                    tensor=dotted(path),
+                    found=f"{_keys(first)} and {_keys(path)}",
+                )
+    return MalformedInput("two entries get one name")
+
+
+def _keys(path: tuple[str, ...]) -> str:
+    return shorten(" -> ".join(map(repr, path)))
