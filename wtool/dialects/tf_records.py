@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from wtool.dialects.tf_entries import BUNDLE_VERSION
+from wtool.dialects.tf_state import ALL_FIELD, MODEL_FIELD
 from wtool.dtypes import DType
 from wtool.encodings.crc32c import crc32c, mask
 from wtool.encodings.protobuf_writer import fixed32, integer, message, varint
@@ -53,8 +54,8 @@ def strings_record(values: Iterable[bytes]) -> tuple[bytes, int]:
 def state_text(prefix: str) -> bytes:
     """The `checkpoint` file of a folder whose newest and only checkpoint has that base name."""
     name = _quoted(prefix)
-    return f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths:
-    "{name}"\n'.encode("ascii")
+    lines = (f'{label}: "{name}"\n' for label in (MODEL_FIELD, ALL_FIELD))
+    return "".join(lines).encode("ascii")
 
 
 def _quoted(text: str) -> str:

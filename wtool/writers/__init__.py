@@ -20,6 +20,7 @@ from wtool.writers.plans import Plan
 _MODULES = {
     "safetensors": "safetensors",
     "torch": "torch_zip",
+    "tensorflow": "tf_bundle",
 }
 # Longest match first.
 _SUFFIXES = {
@@ -27,6 +28,7 @@ _SUFFIXES = {
     ".pth": "torch",
     ".pt": "torch",
     ".bin": "torch",
+    ".index": "tensorflow",
 }
 
 CONTAINERS = tuple(_MODULES)

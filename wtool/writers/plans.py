@@ -1,5 +1,4 @@
-"""A plan: which files a save will write, how large, and what it would lose. Made before any byte.
-"""
+"""A plan, made before any byte: which files a save will write, and what it would lose."""
 
 from __future__ import annotations
 
@@ -17,8 +16,12 @@ LOSSES = {
     "extras": "values that are no tensors (epoch, hyperparameters)",
     "metadata": "text that the file carries",
     "ties": "tensors that share their bytes are written separately",
-    "structure": "objects of the nested file that only their own code can rebuild",
+    "structure": "how a nested file is nested, or a graph of objects",
+    "template": "places of the template that keep its values",
+    "unplaced": "tensors that the template has no place for",
 }
+# Extras that a reader found out about the file; they are not in it.
+DERIVED_EXTRAS = frozenset(("duplicates",))
 # More names than this in one message help nobody.
 NAMED_AT_MOST = 5
 
@@ -127,7 +130,11 @@ def dtype_reason(known: Collection[DType]) -> Callable[[Tensor], str | None]:
 
 def extras_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
     """A Loss for each value that is no tensor."""
-    return [Loss("extras", name, f"{container} holds tensors only") for name in checkpoint.extras]
+    return [
+        Loss("extras", name, f"{container} holds tensors only")
+        for name in checkpoint.extras
+        if name not in DERIVED_EXTRAS
+    ]
 
 
 def metadata_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
