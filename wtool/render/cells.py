@@ -22,6 +22,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_numeric(report: Report, column: Column) -> bool:
+    """Whether a column holds numbers only, and so is set flush right."""
+    values = [row.get(column.name) for row in report.rows]
+    return all(value is None or is_number(value) for value in values)
+
+
 def cell(value: Any) -> str:
     """`value` as text: 1,234 and 0.00123457; a shape as 64x3x7x7; nothing for None."""
     if value is None:

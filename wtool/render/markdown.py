@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wtool.render.cells import cell, is_number, visible
+from wtool.render.cells import cell, is_numeric, visible
 from wtool.report import Report
 
 
@@ -14,7 +14,7 @@ def render(report: Report) -> Iterator[str]:
         yield f"**{_safe(report.title)}**\n\n"
     columns = visible(report)
     if report.rows and columns:
-        numeric = [any(is_number(row.get(c.name)) for row in report.rows) for c in columns]
+        numeric = [is_numeric(report, c) for c in columns]
         yield "| " + " | ".join(_safe(c.name) for c in columns) + " |\n"
         yield "|" + "|".join(" ---: " if n else " --- " for n in numeric) + "|\n"
         for row in report.rows:

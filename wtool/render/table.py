@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from wtool.render.cells import cell, is_number, visible
+from wtool.render.cells import cell, is_numeric, visible
 from wtool.report import Report
 
 # Beyond this many rows tabulate takes seconds; rows then stream with widths from plain measuring.
@@ -19,7 +19,7 @@ def render(report: Report) -> Iterator[str]:
         yield report.title + "\n"
     columns = visible(report)
     if report.rows and columns:
-        numeric = [any(is_number(row.get(c.name)) for row in report.rows) for c in columns]
+        numeric = [is_numeric(report, c) for c in columns]
         cells = [[cell(row.get(c.name)) for c in columns] for row in report.rows]
         if len(cells) > STREAM_ROWS:
             yield from _stream([c.name for c in columns], cells, numeric)
