@@ -1,0 +1,143 @@
+"""torch's zip archives: the records below one folder, and the pickles and storages among them.
+
+`X/data.pkl` is a pickle, `X/data/N` the bytes of storage N; X is the first part of the first
+member's name. torch.save, TorchScript, torch.export and torch.distributed all write such archives.
+Source: torch 2.13 `torch/serialization.py`, `caffe2/serialize/inline_container.cc`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from wtool.encodings.zip_directory import STORED, ZipDirectory, read_directory
+from wtool.errors import MalformedInput, shorten
+from wtool.sources import Source
+
+if TYPE_CHECKING:
+    from wtool.dialects.torch_objects import ObjectReader
+    from wtool.encodings.pickle_machine import Pickled
+
+VERSIONS = range(1, 11)
+# Records that are a few digits or one word.
+MAX_SMALL_BYTES = 256
+
+
+class TorchArchive:
+    """The records of a torch zip file, below its prefix, with case ignored as torch does.
+
+    Raises MalformedInput where a member lies outside the prefix, the version is missing or unknown,
+    or the byte order is no word that torch writes.
+    """
+
+    def __init__(self, source: Source, directory: ZipDirectory) -> None:
+        self.source = source
+        self.directory = directory
+        names = directory.names()
+        if not names:
+            raise MalformedInput("zip file without members", path=source.name)
+        self.prefix = names[0].partition("/")[0]
+        start = self.prefix + "/"
+        for name in names:
+            if not name.startswith(start):
+                raise MalformedInput(
+                    "zip member outside the archive's folder",
+                    path=source.name,
+                    expected=f"'{shorten(start)}...'",
+                    found=shorten(name),
+                )
+        self.version = self._version()
+        self.big_endian = self._big_endian()
+
+    def has(self, record: str) -> bool:
+        """Whether there is a record of that name."""
+        return self.directory.find(f"{self.prefix}/{record}") is not None
+
+    def records(self, folder: str) -> list[str]:
+        """Names of the records in a folder ("data"), without it, in the directory's order."""
+        start = f"{self.prefix}/{folder}/".lower()
+        return [n[len(start) :] for n in self.directory.names() if n.lower().startswith(start)]
+
+    def read(self, record: str, max_bytes: int) -> bytearray:
+        """A whole record; MalformedInput where there is none, UnsafeInput above `max_bytes`."""
+        member = self.directory.find(f"{self.prefix}/{record}")
+        if member is None:
+            raise MalformedInput(f"zip file without a record '{record}'", path=self.source.name)
+        return self.directory.read(member, max_bytes)
+
+    def pickle(self, record: str) -> Pickled:
+        """A record that is a pickle; bytes after its end are refused."""
+        from wtool.encodings.pickle_machine import MAX_PICKLE_BYTES, parse
+
+        member = self.directory.find(f"{self.prefix}/{record}")
+        data = self.read(record, MAX_PICKLE_BYTES)
+        stored = member is not None and member.method == STORED
+        base = self.directory.data_start(member) if member is not None and stored else 0
+        return parse(data, name=record, path=self.source.name, base=base, allow_trailing=False)
+
+    def reader(self, folder: str = "data") -> ObjectReader:
+        """Finds the tensors of a pickle whose storages are the records of `folder`."""
+        from wtool.dialects.torch_objects import ObjectReader
+        from wtool.dialects.torch_storages import StorageTable
+
+        start = f"{self.prefix}/{folder}/".lower()
+        self.directory.check_headers(
+            m for m in self.directory.members.values() if m.name.lower().startswith(start)
+        )
+
+        def locate(key: str, nbytes: int) -> tuple[Source, int]:
+            return self._locate(folder, key, nbytes)
+
+        table = StorageTable(locate, scope=(self.source.name, folder))
+        return ObjectReader(table, big_endian=self.big_endian)
+
+    def _locate(self, folder: str, key: str, nbytes: int) -> tuple[Source, int]:
+        member = self.directory.find(f"{self.prefix}/{folder}/{key}")
+        record = f"{folder}/{shorten(key)}"
+        if member is None:
+            raise MalformedInput(f"zip file without the record '{record}' of a storage")
+        if member.nbytes != nbytes:
+            raise MalformedInput(
+                f"record '{record}' has another size than its storage",
+                offset=member.header_offset,
+                expected=f"{nbytes} bytes",
+                found=f"{member.nbytes}",
+            )
+        if member.method == STORED:
+            return self.source, self.directory.data_start(member)
+        return self.directory.open(member), 0
+
+    def _version(self) -> int:
+        record = "version" if self.has("version") else ".data/version"
+        if not self.has(record):
+            raise MalformedInput("torch file without a record 'version'", path=self.source.name)
+        text = bytes(self.read(record, MAX_SMALL_BYTES))
+        # torch reads the digits in front and ignores what follows.
+        digits = re.match(rb"\s*\+?(\d{1,18})", text)
+        version = int(digits[1]) if digits else -1
+        if version not in VERSIONS:
+            raise MalformedInput(
+                "version of the torch file is unknown",
+                path=self.source.name,
+                expected=f"{VERSIONS[0]} to {VERSIONS[-1]}",
+                found=repr(text[:40])[1:],
+            )
+        return version
+
+    def _big_endian(self) -> bool:
+        if not self.has("byteorder"):
+            return False
+        text = bytes(self.read("byteorder", MAX_SMALL_BYTES))
+        if text not in (b"little", b"big"):
+            raise MalformedInput(
+                "byte order of the torch file is unknown",
+                path=self.source.name,
+                expected="'little' or 'big'",
+                found=repr(text[:40])[1:],
+            )
+        return text == b"big"
+
+
+def open_archive(source: Source) -> TorchArchive:
+    """The records of a torch zip file, or of a zip file within a file."""
+    return TorchArchive(source, read_directory(source))
