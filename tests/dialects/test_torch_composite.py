@@ -66,7 +66,7 @@ def test_coo_components_are_torchs(coalesced, dense_dims):
         "sparse_coo", [extent(t) for t in expected.values()], tensor.shape, coalesced=coalesced
     )
     assert_same(found, expected)
-    assert found.values == "values"
+    assert found.values == ("values",)
     assert found.summary == (
         f"sparse_coo tensor of shape (4, 6, 2), {tensor._values().numel()} stored values, "
         + ("coalesced" if coalesced else "not known to be coalesced")

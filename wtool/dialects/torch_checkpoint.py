@@ -64,7 +64,7 @@ def build_checkpoint(
 def _tensors(
     leaves: list[Leaf], branch: tuple[str, ...], walked: Walked, *, explicit: bool
 ) -> tuple[dict[str, Tensor] | None, list[str]]:
-    """(tensors by name, one line per composite); None in place of tensors where names are not unique."""
+    """(tensors by name, one line per composite); no tensors where names are not unique."""
     tensors: dict[str, Tensor] = {}
     described: list[str] = []
     composites = total = 0
@@ -87,7 +87,7 @@ def _tensors(
             described.append(f"'{shorten(name)}' is a {composite.summary}")
         for suffix, extent in composite.parts.items():
             part = (suffix,) if suffix else ()
-            part_role = role if suffix == composite.values else role or "other"
+            part_role = role if suffix in composite.values else role or "other"
             part_name = dotted((name, *part))
             tensors[part_name] = Tensor(
                 part_name, dotted((key, *part)), extent, part_role, path=(*leaf.path, *part)

@@ -37,13 +37,13 @@ class Composite:
     """What one composite is made of.
 
     parts: name below the composite ("" is the composite itself) -> values, in stored order.
-    values: the part that holds the weights; the others are bookkeeping.
+    values: the parts that may hold weights; the others are bookkeeping.
     summary: one line for the notes, without the name.
     extras: numbers that belong to it (scale, zero point), by name below the composite.
     """
 
     parts: Mapping[str, Extent]
-    values: str
+    values: tuple[str, ...]
     summary: str
     extras: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ def sparse(
         )
     stored = named["values"].count
     summary = f"{layout} tensor of shape {tuple(shape)}, {stored} stored values, {words}"
-    return Composite(named, "values", summary)
+    return Composite(named, ("values",), summary)
 
 
 def quantised(
@@ -93,7 +93,7 @@ def quantised(
                 found=f"{type(scale).__name__} and {type(zero_point).__name__}",
             )
         summary = f"{kind}, scale {scale!r}, zero point {zero_point}; integers are shown as stored"
-        return Composite({"": integers}, "", summary, {"scale": scale, "zero_point": zero_point})
+        return Composite({"": integers}, ("",), summary, {"scale": scale, "zero_point": zero_point})
     if scheme not in PER_CHANNEL:
         raise MalformedInput("unknown quantisation", expected="an affine scheme", found=scheme)
     if type(axis) is not int or not 0 <= axis < len(integers.shape):
@@ -111,7 +111,7 @@ def quantised(
             )
     summary = f"{kind}, scales along axis {axis}; integers are shown as stored"
     parts = {"": integers, "scales": scale, "zero_points": zero_point}
-    return Composite(parts, "", summary, {"axis": axis})
+    return Composite(parts, ("",), summary, {"axis": axis})
 
 
 def nested(values: Extent, sizes: Extent, strides: Extent, offsets: Extent) -> Composite:
@@ -147,7 +147,7 @@ def nested(values: Extent, sizes: Extent, strides: Extent, offsets: Extent) -> C
         "offsets": checked(offsets, prove),
     }
     summary = f"nested tensor of {sizes.shape[0]} tensors with {sizes.shape[1]} dimensions each"
-    return Composite(parts, "values", summary)
+    return Composite(parts, ("values",), summary)
 
 
 def jagged(values: Extent, offsets: Extent, lengths: Extent | None, ragged_axis: int) -> Composite:
@@ -187,7 +187,7 @@ def jagged(values: Extent, offsets: Extent, lengths: Extent | None, ragged_axis:
     shape: list[object] = [pieces, *values.shape]
     shape[ragged_axis] = "ragged"
     summary = f"jagged tensor of shape ({', '.join(map(str, shape))})"
-    return Composite(parts, "values", summary)
+    return Composite(parts, ("values",), summary)
 
 
 def _refuse_unbounded(name: str, extent: Extent) -> None:

@@ -133,7 +133,7 @@ def _wrapper(reader: ObjectReader, args: tuple, state: Any, nesting: int) -> Fou
         return _as_stated(Found(extent), attributes)
     kind = getattr(dtype, "name", "")
     summary = f"{name} of shape {shape}, {shorten(kind)}; the tensors it holds are shown"
-    return _as_stated(Found(None, Composite(parts, "", summary)), attributes)
+    return _as_stated(Found(None, Composite(parts, tuple(parts), summary)), attributes)
 
 
 def _attributes(state: Any) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _dtensor(
         ", which is to be added to those of the others" if partial else ""
     )
     parts = dict(_named_parts("local_tensor", local))
-    return _as_stated(Found(None, Composite(parts, "local_tensor", summary)), attributes)
+    return _as_stated(Found(None, Composite(parts, tuple(parts), summary)), attributes)
 
 
 def _placements(spec: Any) -> Iterator[str]:
