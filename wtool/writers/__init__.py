@@ -21,6 +21,7 @@ _MODULES = {
     "safetensors": "safetensors",
     "torch": "torch_zip",
     "tensorflow": "tf_bundle",
+    "npz": "npz",
 }
 # Longest match first.
 _SUFFIXES = {
@@ -29,6 +30,7 @@ _SUFFIXES = {
     ".pt": "torch",
     ".bin": "torch",
     ".index": "tensorflow",
+    ".npz": "npz",
 }
 
 CONTAINERS = tuple(_MODULES)

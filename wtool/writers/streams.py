@@ -53,14 +53,15 @@ def copy_values(
     output: Output,
     *,
     checksum: Checksum | None = None,
+    initial: int = 0,
     unpacked: bool = False,
 ) -> int:
-    """Append the tensor's bytes to `output`; the checksum of them, 0 where none was asked for.
+    """Append the tensor's bytes to `output`; the checksum of them, `initial` where none is asked.
 
-    checksum(block, value so far) -> value, starting from 0: `zlib.crc32` has this form.
+    checksum(block, value so far) -> value, starting from `initial`: `zlib.crc32` has this form.
     Raises UnsupportedError where the extent gives other than the announced number of bytes.
     """
-    value = 0
+    value = initial
     start = output.position
     for block in byte_blocks(tensor, unpacked=unpacked):
         if checksum is not None:

@@ -8,7 +8,6 @@ on multiples of 64 bytes, real checksums. No `.format_version`: it would announc
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from wtool.checkpoint import Checkpoint, Tensor
 from wtool.dtypes import DTYPES
 from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent
 from wtool.encodings.pickle_writer import ORDERED_DICT, dumps
-from wtool.encodings.zip_writer import Member, directory, lay_out
-from wtool.writers.outputs import Output
 from wtool.writers.plans import (
     Loss,
     Plan,
@@ -28,8 +25,8 @@ from wtool.writers.plans import (
     resolve_owner,
 )
 from wtool.writers.shards import index_file, split
-from wtool.writers.streams import copy_values
 from wtool.writers.torch_storages import StorageTable, View, place
+from wtool.writers.zip_files import Record, zip_file
 
 CONTAINER = "torch"
 # The same prefix for every file, so that its bytes do not depend on its name.
@@ -120,7 +117,7 @@ def _plan_file(
     losses.extend(table.losses)
     root = Dict((tensor.name, rebuild_node(tensor, table.views[tensor.name])) for tensor in part)
     root.cls = ORDERED_DICT
-    return zip_file(path, dumps(root), table, tuple(part.tensors))
+    return torch_file(path, dumps(root), table, tuple(part.tensors))
 
 
 def rebuild_node(tensor: Tensor, view: View) -> Call:
@@ -145,37 +142,17 @@ def rebuild_node(tensor: Tensor, view: View) -> Call:
     return Call(_REBUILD_V3, (storage, view.first, shape, strides, False, hooks, element))
 
 
-def zip_file(path: str, pickled: bytes, table: StorageTable, names: tuple[str, ...]) -> PlannedFile:
-    """The archive of `pickled` and the storages it names; its layout is known before a byte is
-    read.
-    """
-    records: list[tuple[str, int, bytes | Tensor]] = [
-        ("data.pkl", len(pickled), pickled),
-        ("byteorder", len(BYTE_ORDER), BYTE_ORDER),
-        *((f"data/{storage.key}", storage.nbytes, storage.tensor) for storage in table.storages),
-        ("version", len(VERSION), VERSION),
+def torch_file(
+    path: str, pickled: bytes, table: StorageTable, names: tuple[str, ...]
+) -> PlannedFile:
+    """The archive of `pickled` and the storages that it names."""
+    records = [
+        Record(f"{ARCHIVE}/data.pkl", pickled),
+        Record(f"{ARCHIVE}/byteorder", BYTE_ORDER),
+        *(
+            Record(f"{ARCHIVE}/data/{storage.key}", tensor=storage.tensor)
+            for storage in table.storages
+        ),
+        Record(f"{ARCHIVE}/version", VERSION),
     ]
-    members = lay_out([(f"{ARCHIVE}/{name}", size) for name, size, _ in records], ALIGNMENT)
-    nbytes = members[-1].end + len(directory(members, [0] * len(members)))
-
-    def write(output: Output) -> None:
-        crcs = [
-            write_member(output, member, content)
-            for member, (_, _, content) in zip(members, records, strict=True)
-        ]
-        output.write(directory(members, crcs))
-
-    return PlannedFile(path, nbytes, write, names)
-
-
-def write_member(output: Output, member: Member, content: bytes | Tensor) -> int:
-    """Append one member; its checksum is computed while its bytes pass, and put into its header."""
-    if isinstance(content, bytes):
-        crc = zlib.crc32(content)
-        output.write(member.local_header(crc))
-        output.write(content)
-        return crc
-    output.write(member.local_header(0))
-    crc = copy_values(content, output, checksum=zlib.crc32)
-    output.write_at(member.offset, member.local_header(crc))
-    return crc
+    return zip_file(path, records, ALIGNMENT, names)
