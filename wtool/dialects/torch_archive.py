@@ -48,6 +48,7 @@ class TorchArchive:
                 )
         self.version = self._version()
         self.big_endian = self._big_endian()
+        self._check_alignment()
 
     def has(self, record: str) -> bool:
         """Whether there is a record of that name."""
@@ -136,6 +137,17 @@ class TorchArchive:
                 found=repr(text[:40])[1:],
             )
         return text == b"big"
+
+    def _check_alignment(self) -> None:
+        if not self.has(".storage_alignment"):
+            return
+        text = bytes(self.read(".storage_alignment", MAX_SMALL_BYTES))
+        if not text.isdigit() or not int(text[:18]):
+            raise MalformedInput(
+                "alignment of the storages is no number",
+                path=self.source.name,
+                found=repr(text[:40])[1:],
+            )
 
 
 def open_archive(source: Source) -> TorchArchive:

@@ -1,7 +1,8 @@
 """Which branch of a nested torch file is the model, and what the others are.
 
-Lightning keeps the model in `state_dict`, DeepSpeed in `module`, YOLO in `model` beside an `ema`, timm
-in `state_dict` beside `state_dict_ema`. A flat state dict has no branches, and nothing is dropped.
+Lightning keeps the model in `state_dict`, DeepSpeed in `module`, YOLO in `model` beside an `ema`,
+timm in `state_dict` beside `state_dict_ema`. A flat state dict has no branches, and nothing is
+dropped.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from wtool.errors import UsageError, shorten
 
 # These name a model whatever lies beside them...
 _MODEL = frozenset(
-    "state_dict model_state_dict model_state model model_dict net_state_dict network_state_dict "
-    "model_weights module_state_dict".split()
+    (
+        "state_dict",
+        "model_state_dict",
+        "model_state",
+        "model",
+        "model_dict",
+        "net_state_dict",
+        "network_state_dict",
+        "model_weights",
+        "module_state_dict",
+    )
 )
 # ...and these do where all other branches are known to be something else.
-_PERHAPS_MODEL = frozenset("module net network params weights backbone_state_dict".split())
+_PERHAPS_MODEL = frozenset(("module", "net", "network", "params", "weights", "backbone_state_dict"))
 _EMA = re.compile(r"(^|_)(ema|swa|shadow|averaged|averages)(_|$|\d)|^ema|ema$")
 _OPTIMIZER = re.compile(r"optim|^opt(_|$)|^opts?_state")
 _OTHER = re.compile(
@@ -47,7 +57,7 @@ def branches(leaves: Sequence[Leaf]) -> list[str]:
 def choose_root(leaves: Sequence[Leaf], root: str | None) -> tuple[tuple[str, ...], list[str]]:
     """(path of the branch that is the model, notes); () where nothing is to be dropped.
 
-    root: as the user named it, dotted; UsageError, listing the choices, where there is no such branch.
+    root: as the user named it, dotted; UsageError with the choices where there is no such branch.
     """
     if root is not None:
         return _named_root(leaves, root), []

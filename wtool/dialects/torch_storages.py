@@ -124,7 +124,7 @@ class StorageTable:
         self._known: dict[str, tuple[StorageId, Storage]] = {}
 
     def __call__(self, node: Any) -> Storage:
-        """The storage that a persistent id names; MalformedInput where ids contradict each other."""
+        """The storage that a persistent id names; MalformedInput where two ids contradict."""
         id = read_storage_id(node)
         known = self._known.get(id.key)
         if known is not None:

@@ -1,8 +1,8 @@
 """What torch pickled, walked: each tensor with its path of keys, everything else as inert extras.
 
-Dictionaries, lists, tuples, whole modules and unknown objects are walked without recursion. A value
-that the pickle shares is listed under each of its names, as torch's state dicts do; what a pickle of
-a few bytes can multiply is bounded.
+Dictionaries, lists, tuples, whole modules and unknown objects are walked without recursion. A
+value that the pickle shares is listed under each of its names, as torch's state dicts do; what a
+pickle of a few bytes can multiply is bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from wtool.dialects.torch_objects import Found, ObjectReader
 from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
 from wtool.encodings.pickle_numpy import SCALAR, read_scalar
-from wtool.errors import MalformedInput, UnsafeInput, WtoolError, shorten
+from wtool.errors import MalformedInput, UnsafeInput, WtoolError
 
 # Python's own limit for nested calls; torch.save cannot write deeper than this.
 MAX_DEPTH = 1000
@@ -31,7 +31,7 @@ _ELEMENTS_OF = frozenset(("builtins.set", "builtins.frozenset", "collections.deq
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """One tensor (or composite) of the tree. path: keys from the root; role: where the tree states it."""
+    """One tensor or composite. path: keys from the root; role: where the tree states it."""
 
     path: tuple[str, ...]
     found: Found
@@ -40,16 +40,17 @@ class Leaf:
 
 @dataclass(slots=True, eq=False)
 class Walked:
-    """leaves in stored order; extras by dotted path; notes."""
+    """leaves in stored order; extras by dotted path; notes; identities of registered buffers."""
 
     leaves: list[Leaf] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
+    buffers: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
 class _Frame:
-    """A container whose entries are being walked. node is kept alive so that its identity stays its own."""
+    """A container whose entries are being walked; `node` is alive, so its identity is its own."""
 
     entries: Iterator[tuple[str, Any]]
     path: tuple[str, ...]
@@ -60,8 +61,8 @@ class _Frame:
 def walk(root: Any, reader: ObjectReader) -> Walked:
     """Every tensor below `root`, and the other values.
 
-    Raises MalformedInput, naming the entry, for a container that contains itself or is nested beyond
-    MAX_DEPTH, UnsafeInput where shared containers multiply, and what `reader.find` raises.
+    Raises MalformedInput, naming the entry, for a container that contains itself or is nested
+    beyond MAX_DEPTH, UnsafeInput where shared containers multiply, and what `reader.find` raises.
     """
     result = Walked()
     seen: set[int] = set()
@@ -84,7 +85,8 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
                 except WtoolError as error:
                     raise error.locate(tensor=dotted(here)) from error.__cause__
                 if found is not None:
-                    result.leaves.append(Leaf(here, found, role))
+                    stated = role or ("buffer" if id(child) in result.buffers else None)
+                    result.leaves.append(Leaf(here, found, stated))
                     if found.attributes is None:
                         continue
                     child = found.attributes
@@ -128,14 +130,14 @@ def dotted(path: tuple[str, ...]) -> str:
 
 
 def _is_quiet(path: tuple[str, ...], role: str | None) -> bool:
-    """Whether a scalar says nothing: the root itself, or an attribute that torch keeps for itself."""
+    """Whether a scalar says nothing: an attribute that torch keeps for itself."""
     return bool(path) and path[-1] in ("_is_buffer", "persistent") and role != "optimizer"
 
 
 def _enter(
     node: Any, path: tuple[str, ...], role: str | None, result: Walked
 ) -> tuple[Iterator[tuple[str, Any]] | None, str | None]:
-    """Entries of a container, and the role of what is in it; None for a leaf, which is noted as extra."""
+    """Entries of a container, and the role of what is in it; None for a leaf, kept as an extra."""
     kind = type(node)
     if kind is Dict:
         metadata = node.state.get("_metadata") if type(node.state) is Dict else None
@@ -160,6 +162,7 @@ def _enter(
                 return None, role
         if is_module(node):
             _note_module(node, path, result)
+            result.buffers.update(map(id, node.state["_buffers"].values()))
             return _module_entries(node), role
         state = node.state
         if type(state) is Dict and "state" in state and "param_groups" in state:
@@ -176,13 +179,13 @@ def _enter(
 
 
 def is_module(node: Any) -> bool:
-    """Whether a node is a whole torch.nn.Module: an object with tables of parameters and modules."""
+    """Whether a node is a whole torch.nn.Module: an object with tables of tensors and modules."""
     state = node.state
     return type(state) is Dict and all(type(state.get(key)) is Dict for key in _MODULE_TABLES)
 
 
 def component(key: Any) -> str:
-    """The name of a dictionary's key: text as it is, integers as digits, the rest as Python writes it."""
+    """The name of a key: text as it is, integers as digits, the rest as Python writes it."""
     if isinstance(key, str):
         return str(key)
     if isinstance(key, bytes):
@@ -231,11 +234,6 @@ def _note_module(node: Call, path: tuple[str, ...], result: Walked) -> None:
             result.extras[dotted((*path, key))] = value
         elif type(value) is Call and value.full.startswith("torch._utils._rebuild_"):
             result.notes["tensors that modules hold as plain attributes are not listed"] = None
-
-
-def buffers_of(node: Call) -> frozenset[int]:
-    """Identities of the nodes that a module registered as buffers."""
-    return frozenset(id(value) for value in node.state["_buffers"].values())
 
 
 def _elements(node: Call) -> Iterator[Any]:

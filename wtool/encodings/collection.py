@@ -1,7 +1,7 @@
 """Python's cycle collector, set aside while many small objects are made.
 
-Each of a million nodes of a large pickle is alive until the end; looking through them again and again
-for garbage took more than half of the time to open a file of 100,000 tensors.
+Each of a million nodes of a large pickle is alive until the end; looking through them for garbage
+again and again took more than half of the time to open a file of 100,000 tensors.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from typing import Any
 from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Size, raw_bytes
 from wtool.errors import MalformedInput
 
-# Hashes of text are salted, those of numbers are not: keys can be chosen so that filling a dictionary
-# takes quadratic time. Consecutive integers are safe; beyond this many others, pairs stay pairs.
+# Hashes of text are salted, those of numbers are not: keys can be chosen so that filling a
+# dictionary takes quadratic time. Consecutive integers are safe; beyond this many others, pairs
+# stay pairs.
 MAX_ODD_KEYS = 4096
 MAX_KEY_ITEMS = 64
 
@@ -18,7 +19,7 @@ _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 
 
 def fold_call(function: Any, args: Any, new: bool) -> Any:
-    """What `function(*args)` stands for: plain data where the global is a known pure one, else a Call.
+    """What `function(*args)` stands for: data where the global is known and pure, else a Call.
 
     MalformedInput where `args` is no tuple or `function` could never be one.
     """
@@ -57,7 +58,7 @@ def store_items(target: Any, items: list[Any]) -> None:
 
 
 def _may_hash(key: Any, target: Dict) -> bool:
-    """Whether hashing the key takes bounded time, and filling the dictionary with such keys does."""
+    """Whether hashing the key, and filling the dictionary with such keys, takes bounded time."""
     kind = type(key)
     if kind is ByteText:
         return True

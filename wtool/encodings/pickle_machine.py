@@ -1,8 +1,8 @@
 """Reads pickles of protocols 0 to 5 into inert nodes (pickle_nodes), importing and calling nothing.
 
 Pure data becomes plain values; a global becomes a `Global`, a call a `Call`, an outside object a
-`Persistent`. Time and memory are bounded by the length of the pickle: every declared length is checked
-against the bytes that are left before it is used, and containers are counted.
+`Persistent`. Time and memory are bounded by the length of the pickle: every declared length is
+checked against the bytes that are left before it is used, and containers are counted.
 
 Source: the opcodes as documented in Python 3.14's pickletools; the extension registry (EXT1, EXT2,
 EXT4), out-of-band buffers and text persistent ids are refused.
@@ -26,7 +26,7 @@ from wtool.sources import Source, read_bytes
 MAX_PICKLE_BYTES = 512 << 20
 # Lists, dictionaries, tuples and calls: at about 100 bytes each this is 400 MB of memory.
 MAX_NODES = 4_000_000
-# Open MARKs. Picklers recurse for each nesting level, so files have a few thousand at the very most.
+# Open MARKs. Picklers recurse for each nesting level, so files have a few thousand at most.
 MAX_MARKS = 100_000
 MAX_NAME_BYTES = 4096
 FIRST_WINDOW_BYTES = 64 << 10
@@ -42,7 +42,7 @@ class Pickled:
     """What one pickle gave.
 
     value: its root. end: offset in the data after STOP. protocol: as declared, 0 where it is not.
-    globals: how often each "module.name" is mentioned. nodes: how many containers and calls it built.
+    globals: how often each "module.name" is mentioned. nodes: number of containers and calls.
     """
 
     value: Any
@@ -67,8 +67,8 @@ def parse(
     name, path: what errors call it and its file; base: where `data` starts in the file.
     allow_trailing: False to refuse bytes after STOP.
     persistent: makes the node that stands for an outside object, from its id.
-    Raises TruncatedInput where the data end before STOP, MalformedInput where it breaks the rules of
-    pickles, UnsafeInput where it asks for more than the limits above; each with the byte position.
+    Raises TruncatedInput where the data end before STOP, MalformedInput where they break the rules
+    of pickles, UnsafeInput where they ask for more than the limits above; with the position.
     """
     machine = _Machine(data, offset, persistent)
     try:
@@ -86,9 +86,9 @@ def parse(
 
 
 def parse_source(source: Source, offset: int = 0, *, name: str = "pickle") -> Pickled:
-    """The pickle that starts at `offset` of `source` and ends nobody knows where; `end` is in `source`.
+    """The pickle that starts at `offset` of `source`; `end` is an offset in `source` too.
 
-    Reads a window that grows until the pickle ends in it, so that the tensors behind it stay unread.
+    Reads a window that grows until the pickle ends in it: what lies behind it stays unread.
     """
     left = min(source.size - offset, MAX_PICKLE_BYTES)
     window = FIRST_WINDOW_BYTES

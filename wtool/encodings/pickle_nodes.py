@@ -1,8 +1,8 @@
-"""What a pickle says, as inert values: globals that were named, calls that were asked for, never made.
+"""What a pickle says, as inert values: globals that are named, calls that are never made.
 
 Plain data stays plain: None, bool, int, float, complex, str, bytes, bytearray, list, tuple. Every
-dictionary is a `Dict`. All else is a node of this module. No node runs, imports or compares anything,
-and no text of a node walks its children: a pickle of 500 bytes can describe 2^60 of them.
+dictionary is a `Dict`. All else is a node of this module. No node runs, imports or compares
+anything, and no text of a node walks its children: 500 bytes can describe 2^60 of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_TEXT = 120
 
 
 class Global:
-    """A name that the pickle mentions, with Python 2 modules given their Python 3 name; not imported.
+    """A name that the pickle mentions, Python 2 modules by their Python 3 name; not imported.
 
     full: "module.name". Within one pickle there is one object per name.
     """
@@ -85,8 +85,8 @@ class Dict(dict):
 
     cls: the Global of its class where that is not `dict` (collections.OrderedDict, Counter,
     defaultdict). args: of the class, for a defaultdict its factory.
-    odd: pairs whose key is no text, number, bool, None or flat tuple of those (or where there are too
-    many that are not text): hashing such a key could take forever, so they stay pairs.
+    odd: pairs whose key is no text, number, bool, None or flat tuple of those (or where too many
+    are not text): hashing such a key could take forever, so they stay pairs.
     state: what BUILD gave, for a state dict {"_metadata": ...}.
     """
 

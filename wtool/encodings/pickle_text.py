@@ -21,7 +21,7 @@ def read_text_value(kind: str, line: bytes) -> object:
 
         if len(line) < 2 or line[0] != line[-1] or line[0] not in b"\"'":
             raise ValueError("no quotes")
-        return ByteText.of(codecs.escape_decode(line[1:-1])[0])  # type: ignore[attr-defined]
+        return ByteText.of(codecs.escape_decode(line[1:-1])[0])
     if len(line) > MAX_DIGITS:
         raise ValueError("too many digits")
     if kind == "float":

@@ -1,8 +1,8 @@
-"""A zip file's members: where each one's bytes are, from the central directory; nothing is extracted.
+"""A zip file's members: where their bytes are, from the central directory; nothing is extracted.
 
-The central directory decides; a local header only says how long it is itself, and must not contradict.
-Names are keys, never paths. Stored and deflated members are read, all else is refused by name, and so
-is anything that two readers of zip files could see differently: members that overlap, names that are
+The central directory decides; a local header only says how long it is itself, and must not
+contradict. Names are keys, never paths. Stored and deflated members are read, all else is refused
+by name, and so is what two readers could see differently: members that overlap, names that are
 equal but for case, two ends of the directory.
 
 Source: PKWARE APPNOTE 6.3.10; torch 2.13's writer and miniz (what torch accepts).
@@ -50,12 +50,13 @@ _METHODS = {
 
 # signature, version, flags, method, time, date, crc, csize, size, name, extra
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
-# signature, made by, needed, flags, method, time, date, crc, csize, size, name, extra, comment, disk,
-# internal, external, header offset
+# signature, made by, needed, flags, method, time, date, crc, csize, size, name, extra, comment,
+# disk, internal, external, header offset
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 # signature, disk, directory's disk, members on disk, members, directory size, its offset, comment
 _END = struct.Struct("<4sHHHHIIH")
-# signature, record size, made by, needed, disk, directory's disk, members on disk, members, size, offset
+# signature, record size, made by, needed, disk, directory's disk, members on disk, members, size,
+# offset
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR = struct.Struct("<4sIQI")
 
@@ -170,7 +171,7 @@ class ZipDirectory:
         return InflatedSource(window, member.nbytes, f"zip member '{shorten(member.name)}'")
 
     def read(self, member: Member, max_bytes: int) -> bytearray:
-        """The whole member; UnsafeInput where it has more than `max_bytes` or inflates out of reason."""
+        """The whole member; UnsafeInput above `max_bytes` or where it inflates out of reason."""
         if member.nbytes > max_bytes or (
             member.nbytes > FREE_RECORD_BYTES
             and member.nbytes > MAX_RECORD_RATIO * member.packed_nbytes
@@ -179,7 +180,7 @@ class ZipDirectory:
                 f"zip member '{shorten(member.name)}' is too large to be read whole",
                 path=self.source.name,
                 offset=member.header_offset,
-                expected=f"at most {max_bytes} bytes and {MAX_RECORD_RATIO} times its deflated size",
+                expected=f"at most {max_bytes} bytes, {MAX_RECORD_RATIO} times its deflated size",
                 found=f"{member.nbytes} bytes from {member.packed_nbytes}",
             )
         return read_bytes(self.open(member), 0, member.nbytes)
@@ -288,7 +289,7 @@ def _refuse_second_end(tail: bytes, chosen: int) -> None:
 def _read_end64(
     source: Source, locator: bytes, locator_offset: int
 ) -> tuple[int, int, int, int, int, int, int]:
-    """(disk, first disk, members here, members, size, offset) of the 64-bit end record, and its offset."""
+    """(disk, first disk, members here, members, size, offset, own offset) of the 64-bit record."""
     _, disk, at, disks = _LOCATOR.unpack(locator)
     if disk or disks > 1 or at + 56 > locator_offset:
         raise MalformedInput(
@@ -357,12 +358,12 @@ def _read_members(data: bytes, count: int, directory_offset: int) -> dict[str, M
 
 
 def _next_headers(rows: list[tuple], directory_offset: int) -> list[int]:
-    """For each member, where the next header or the directory starts; refuses members that overlap."""
+    """For each member, where the next header or the directory starts; no two may overlap."""
     order = sorted(range(len(rows)), key=lambda index: rows[index][0])
     limits = [directory_offset] * len(rows)
     limit = directory_offset
     for index in reversed(order):
-        header, raw, _, _, packed, nbytes = rows[index]
+        header, raw, _, _, packed, _ = rows[index]
         if header + 30 + len(raw) + packed > limit:
             raise MalformedInput(
                 f"zip member {shorten(repr(raw)[1:])} overlaps the next one or the directory",
@@ -376,7 +377,7 @@ def _next_headers(rows: list[tuple], directory_offset: int) -> list[int]:
 
 
 def _widen(extra: bytes, nbytes: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Sizes and offset with those that are full 32 bits taken from the zip64 extra field, in order."""
+    """Sizes and offset; those that are full 32 bits come from the zip64 field, in order."""
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, position)

@@ -19,8 +19,8 @@ CHUNK_BYTES = 64 << 10
 class InflatedSource:
     """`size` bytes that raw deflate data (RFC 1951) in `packed` must give, no more and no fewer.
 
-    Safe to use from several threads, which then wait for each other. Reads raise MalformedInput where
-    the data are no deflate stream or give another number of bytes.
+    Safe to use from several threads, which then wait for each other. Reads raise MalformedInput
+    where the data are no deflate stream or give another number of bytes.
     """
 
     def __init__(self, packed: Source, size: int, what: str) -> None:

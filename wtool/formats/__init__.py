@@ -13,10 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint
 from wtool.errors import MissingInput, UnknownFormat, UsageError, WtoolError
 from wtool.sources import FileSource, Source, read_bytes
+
+if TYPE_CHECKING:
+    from wtool.encodings.zip_directory import ZipDirectory
 
 HEAD_BYTES = 4096
 TAIL_BYTES = 64
@@ -61,15 +65,19 @@ class Probe:
         return bytes(read_bytes(self.source, self.source.size - size, size))
 
     @cached_property
-    def zip_names(self) -> frozenset[str]:
-        """Member names of a zip file; empty for what is not a zip. Raises where the directory is
-        broken.
-        """
+    def zip_directory(self) -> ZipDirectory | None:
+        """The directory of a zip file; None for what is not a zip. Raises where it is broken."""
         if not self.head.startswith(b"PK\x03\x04"):
-            return frozenset()
+            return None
         from wtool.encodings.zip_directory import read_directory
 
-        return frozenset(read_directory(self.source).names())
+        return read_directory(self.source)
+
+    @cached_property
+    def zip_names(self) -> frozenset[str]:
+        """Member names of a zip file; empty for what is not a zip. Raises where it is broken."""
+        directory = self.zip_directory
+        return frozenset() if directory is None else frozenset(directory.members)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ _MODULES = (
     "npz",
     "model_directory",
     "torch_zip",
+    "torch_legacy",
     "tf_bundle",
     "tf_v1",
 )

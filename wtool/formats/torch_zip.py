@@ -7,7 +7,8 @@ does not either. Source: torch 2.13 `torch/serialization.py`.
 from __future__ import annotations
 
 from wtool.checkpoint import Checkpoint
-from wtool.dialects.torch_archive import open_archive
+from wtool.dialects.torch_archive import TorchArchive
+from wtool.encodings.zip_directory import read_directory
 from wtool.errors import WtoolError
 from wtool.formats import Format, Probe
 
@@ -28,7 +29,8 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     from wtool.encodings.collection import without_collection
 
     with without_collection():
-        archive = open_archive(probe.source)
+        directory = probe.zip_directory or read_directory(probe.source)
+        archive = TorchArchive(probe.source, directory)
         pickled = archive.pickle("data.pkl")
         reader = archive.reader()
         metadata = {"torch version record": str(archive.version)}
