@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wtool.kernels.exact import add, from_float
-from wtool.kernels.moments import EMPTY, Moments, from_centred
+from wtool.kernels.moments import EMPTY, Moments, from_centred, merge
 
 # Elements of one block; blocks are counted from a tensor's first element. 1 MiB of float32.
 BLOCK = 1 << 18
@@ -39,27 +39,48 @@ class Sums:
     exponent: int
 
 
-def measure_floats(values: np.ndarray) -> Moments:
-    """Moments of at most BLOCK values, (n,) float32 or float64."""
-    if not len(values):
-        return EMPTY
-    low, high = values.min(), values.max()
-    nan = inf = 0
-    if not (np.isfinite(low) and np.isfinite(high)):
-        nan = int(np.count_nonzero(np.isnan(values)))
-        kept = values[np.isfinite(values)]
-        inf = len(values) - nan - len(kept)
-        values = kept
+class Loops:
+    """Measures blocks one after the other, and counts codes until they are taken; not shared."""
+
+    def __init__(self) -> None:
+        self._counts: np.ndarray | None = None
+
+    def measure_floats(self, values: np.ndarray) -> Moments:
+        """Moments of at most BLOCK values, (n,) float32 or float64, contiguous."""
         if not len(values):
-            return Moments(nan=nan, inf=inf)
+            return EMPTY
         low, high = values.min(), values.max()
-    zeros = len(values) - int(np.count_nonzero(values))
-    magnitude = np.abs(values)
-    tiny = np.finfo(values.dtype).tiny
-    subnormal = int(np.count_nonzero(magnitude < tiny)) - zeros
-    counts = (len(values), nan, inf, zeros, subnormal)
-    # Adding 0.0 turns -0.0 into 0.0.
-    return finish(counts, (float(low) + 0.0, float(high) + 0.0), lane_sums(values, high, low))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            nan = int(np.count_nonzero(np.isnan(values)))
+            kept = values[np.isfinite(values)]
+            return with_specials(self.measure_floats(kept), nan, len(values) - nan - len(kept))
+        zeros = len(values) - int(np.count_nonzero(values))
+        small = int(np.count_nonzero(np.abs(values) < np.finfo(values.dtype).tiny))
+        counts = (len(values), 0, 0, zeros, small - zeros)
+        # Adding 0.0 turns -0.0 into 0.0.
+        return finish(counts, (float(low) + 0.0, float(high) + 0.0), lane_sums(values, high, low))
+
+    def count_codes(self, codes: np.ndarray) -> None:
+        """Count (n,) uint8 or uint16 codes, contiguous."""
+        self._add(np.bincount(codes, minlength=1 << (8 * codes.itemsize)))
+
+    def count_upper(self, values: np.ndarray) -> None:
+        """Count `upper_codes` of (n,) values, contiguous."""
+        self._add(np.bincount(upper_codes(values), minlength=BINS))
+
+    def take_counts(self, bins: int) -> np.ndarray:
+        """How often each of `bins` codes was counted since the last call, (bins,) int64."""
+        counts = self._counts
+        self._counts = None
+        return np.zeros(bins, np.int64) if counts is None else counts
+
+    def _add(self, counts: np.ndarray) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+
+def with_specials(finite: Moments, nan: int, inf: int) -> Moments:
+    """The moments of finite values with these counts of others beside them."""
+    return merge(finite, Moments(nan=nan, inf=inf))
 
 
 def finish(
@@ -170,11 +191,6 @@ def upper_codes(values: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
     return values.view(np.uint16)[1::2]
-
-
-def count_codes(codes: np.ndarray) -> np.ndarray:
-    """How often each code occurs: (n,) uint16 or uint8 -> (65536,) or (256,) int64."""
-    return np.bincount(codes, minlength=1 << (8 * codes.dtype.itemsize))
 
 
 def _lanes(terms: np.ndarray) -> np.ndarray:

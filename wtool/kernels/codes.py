@@ -81,7 +81,7 @@ def code_table(name: str) -> CodeTable:
 
 
 def measure_codes(name: str, codes: np.ndarray, counts: np.ndarray) -> Moments:
-    """Moments of a tensor of type `name` that holds `codes`, (n,), `counts` times each, (n,) int64."""
+    """Moments of a tensor of type `name` that holds each of (n,) codes so often, (n,) int64."""
     if not len(codes):
         return EMPTY
     table = code_table(name)

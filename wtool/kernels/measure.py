@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from wtool.dtypes import DType
-from wtool.kernels import blocks
-from wtool.kernels.blocks import BINS, BLOCK
+from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
 from wtool.kernels.codes import is_coded, measure_codes
 from wtool.kernels.moments import EMPTY, Moments, merge
+from wtool.kernels.native import Linked, load
 from wtool.kernels.quantiles import UPPER, UPPER_INTEGER, Counted, counted, counted_dense
 
 # One job: small enough that all cores finish together, large enough that handing it out costs
@@ -102,7 +102,8 @@ def measure(
     instead, of threads that share this process. progress: called with the number of stored bytes
     just measured. Complex numbers are measured as two real values each. Raises what reading raises.
     """
-    worker = _Worker(tensors, quantiles)
+    linked = load(_names(tensors), sum(tensor.count for tensor in tensors))
+    worker = _Worker(tensors, quantiles, linked)
     pool = executor or ThreadPoolExecutor(jobs)
     width = AHEAD * (jobs or os.cpu_count() or 1)
     partial: dict[int, list[_Part]] = {}
@@ -167,9 +168,10 @@ def _plan(tensors: Sequence[Values], left: dict[int, int]) -> Iterator[list[_Pie
 class _Worker:
     """Runs jobs in any thread; keeps one block a thread."""
 
-    def __init__(self, tensors: Sequence[Values], quantiles: bool) -> None:
+    def __init__(self, tensors: Sequence[Values], quantiles: bool, linked: Linked | None) -> None:
         self._tensors = tensors
         self._quantiles = quantiles
+        self._linked = linked
         self._local = threading.local()
 
     def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part | Measured]]:
@@ -182,29 +184,44 @@ class _Worker:
         return answers
 
     def _measure(self, tensor: Values, piece: _Piece) -> _Part:
-        coded = is_coded(tensor.dtype)
-        coding = _coding(tensor.dtype)
-        bins = 1 << (8 * tensor.dtype.carrier.itemsize) if coded else BINS
-        dense = np.zeros(bins, np.int64) if tensor.count >= DENSE else None
+        dtype = tensor.dtype
+        coded = is_coded(dtype)
+        counting = coded or self._quantiles
+        dense = tensor.count >= DENSE
+        loops = self._loops()
         moments = EMPTY
         codes = counts = None
         for block in self._blocks(tensor, piece):
             if coded:
-                patterns = block.view(f"u{block.itemsize}")
+                found, finite = EMPTY, block.view(f"u{block.itemsize}")
             else:
-                found, patterns = _measure_wide(block, tensor.dtype)
+                found, finite = _measure_wide(loops, block, dtype)
                 moments = merge(moments, found)
-                if not self._quantiles:
-                    continue
-            if dense is not None:
-                dense += blocks.count_codes(patterns)
-            else:  # one block: DENSE is below BLOCK
+            if counting and dense:
+                (loops.count_codes if coded else loops.count_upper)(finite)
+            elif counting:  # the only block: DENSE is below BLOCK
+                patterns = finite if coded else upper_codes(finite)
                 codes, counts = np.unique(patterns, return_counts=True)
-        if not coded and not self._quantiles:
-            return _Part(moments, None, None)
-        if coding == UPPER and dense is not None and tensor.dtype.bits == 32:
-            dense[_INFINITE : BINS // 2] = 0
-        return _Part(moments, dense if dense is not None else counts, codes)
+        if counting and dense:
+            counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
+            if dtype.name == "float32":
+                # Infinities and NaN are counted on the way; no finite float32 falls there.
+                counts[_INFINITE : BINS // 2] = 0
+                counts[_INFINITE + BINS // 2 :] = 0
+        return _Part(moments, counts, codes)
+
+    def _loops(self) -> Loops:
+        """The loops of this thread."""
+        loops: Loops | None = getattr(self._local, "loops", None)
+        if loops is None:
+            if self._linked is None:
+                loops = Loops()
+            else:
+                from wtool.kernels import compiled
+
+                loops = compiled.Loops(self._linked)
+            self._local.loops = loops
+        return loops
 
     def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
         span = tensor.extent.raw_span()
@@ -223,20 +240,31 @@ class _Worker:
             yield view.view(tensor.dtype.carrier)
 
 
-def _measure_wide(block: np.ndarray, dtype: DType) -> tuple[Moments, np.ndarray]:
-    """Moments and bins of a block of a type wider than 16 bits."""
+def _measure_wide(loops: Loops, block: np.ndarray, dtype: DType) -> tuple[Moments, np.ndarray]:
+    """Moments of a block of a type wider than 16 bits, and its values as they are to be counted."""
+    if dtype.kind not in ("float", "complex"):
+        return measure_integers(block), block
     if dtype.kind == "complex":
         block = block.view(block.real.dtype)
-        # Twice the values: each half keeps the fixed size of a block.
-        halves = [block[:BLOCK], block[BLOCK:]]
-        moments = merge(*(blocks.measure_floats(half) for half in halves))
-    elif dtype.kind == "float":
-        moments = blocks.measure_floats(block)
-    else:
-        return blocks.measure_integers(block), blocks.upper_codes(block)
-    if moments.nan or moments.inf:
+    # Complex blocks are twice as long: each half keeps the fixed size of a block.
+    moments = merge(loops.measure_floats(block[:BLOCK]), loops.measure_floats(block[BLOCK:]))
+    if (moments.nan or moments.inf) and block.dtype != np.float32:
         block = block[np.isfinite(block)]
-    return moments, blocks.upper_codes(block)
+    return moments, block
+
+
+def _names(tensors: Sequence[Values]) -> tuple[str, ...]:
+    """The compiled loops that these tensors need."""
+    from wtool.kernels import compiled
+
+    names: set[str] = set()
+    for dtype in {tensor.dtype for tensor in tensors}:
+        if is_coded(dtype):
+            names.update(compiled.NAMES_CODES)
+        elif dtype.kind in ("float", "complex"):
+            narrow = dtype.bits // dtype.components <= 32
+            names.update(compiled.NAMES_32 if narrow else compiled.NAMES_64)
+    return tuple(sorted(names))
 
 
 def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:

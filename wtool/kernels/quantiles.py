@@ -72,7 +72,7 @@ def merge_counted(parts: Sequence[Counted]) -> Counted:
 
 
 def positions(total: int, quantiles: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each quantile its two neighbours among `total` > 0 sorted values, and the second's weight."""
+    """Places of each quantile's two neighbours among `total` > 0 values; weight of the second."""
     virtual = (total - 1) * np.asarray(quantiles)
     lower = np.floor(virtual)
     below = lower.astype(np.int64)
@@ -101,7 +101,7 @@ def quantiles_of(
 
 
 def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> list[int]:
-    """Counts in `bins` equal intervals from `low` to `high`; where these are equal, all in the first."""
+    """Counts in equal intervals from `low` to `high`; where these are equal, all in the first."""
     first, last = float(low), float(high)
     width = last / bins - first / bins
     if not width > 0:

@@ -1,0 +1,173 @@
+"""The loops that numba compiles: small ones, each of which vectorises, over one block.
+
+Plain functions on pointers, so that nothing here imports numba; `native` compiles and keeps them.
+Every float64 addition has the place that `blocks` gives it, and none is reordered or fused: the
+sums have the bits of NumPy's. Four rows of lanes go together to save loads and stores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+LANES = 1024
+
+
+def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any) -> int:
+    """Extremes, zeros and subnormals of floats, on their bit patterns.
+
+    bits: (n,) signed integers. shift: width - 1. mask: all but the sign bit. tiny: the pattern of
+    the smallest normal value. found: (4,) int64 out: minimum and maximum as integers in the order
+    of the values, zeros, zeros and subnormals together. A float `min` loop does not vectorise.
+    """
+    low = mask
+    high = ~mask
+    for i in range(n):
+        key = bits[i] ^ ((bits[i] >> shift) & mask)
+        low = min(low, key)
+        high = max(high, key)
+    small = mask & (tiny ^ tiny)
+    for i in range(n):
+        small += (bits[i] & mask) < tiny
+    zeros = mask & (tiny ^ tiny)
+    if small:
+        for i in range(n):
+            zeros += (bits[i] & mask) == 0
+    found[0] = low
+    found[1] = high
+    found[2] = zeros
+    found[3] = small
+    return 0
+
+
+def add_values(values: Any, n: int, lanes: Any) -> int:
+    """Sums of (n,) float32 and of their magnitudes: (2, LANES) float64 out, from zero."""
+    for j in range(2 * LANES):
+        lanes[j] = 0.0
+    rows = n // LANES
+    fours = rows // 4
+    for four in range(fours):
+        r = four * 4 * LANES
+        for j in range(LANES):
+            a = np.float64(values[r + j])
+            b = np.float64(values[r + j + LANES])
+            c = np.float64(values[r + j + 2 * LANES])
+            d = np.float64(values[r + j + 3 * LANES])
+            lanes[j] = (((lanes[j] + a) + b) + c) + d
+            lanes[LANES + j] = (((lanes[LANES + j] + abs(a)) + abs(b)) + abs(c)) + abs(d)
+    for row in range(fours * 4, rows + 1):
+        r = row * LANES
+        for j in range(min(LANES, n - r)):
+            a = np.float64(values[r + j])
+            lanes[j] += a
+            lanes[LANES + j] += abs(a)
+    return 0
+
+
+def add_scaled_values(values: Any, n: int, scale: float, split: float, lanes: Any) -> int:
+    """Sums of (n,) float64 * scale: of their upper parts, of what these leave, and of magnitudes.
+
+    lanes: (3, LANES) float64 out, from zero. Adding and taking away `split` gives the upper part.
+    """
+    for j in range(3 * LANES):
+        lanes[j] = 0.0
+    for row in range(n // LANES + 1):
+        r = row * LANES
+        for j in range(min(LANES, n - r)):
+            a = values[r + j] * scale
+            upper = (a + split) - split
+            lanes[j] += upper
+            lanes[LANES + j] += a - upper
+            lanes[2 * LANES + j] += abs(a)
+    return 0
+
+
+def add_powers(values: Any, n: int, scale: float, centre: float, lanes: Any) -> int:
+    """Sums of the 2nd, 3rd and 4th power of values * scale - centre: (3, LANES) float64 out."""
+    for j in range(3 * LANES):
+        lanes[j] = 0.0
+    rows = n // LANES
+    fours = rows // 4
+    for four in range(fours):
+        r = four * 4 * LANES
+        for j in range(LANES):
+            a = np.float64(values[r + j]) * scale - centre
+            b = np.float64(values[r + j + LANES]) * scale - centre
+            c = np.float64(values[r + j + 2 * LANES]) * scale - centre
+            d = np.float64(values[r + j + 3 * LANES]) * scale - centre
+            aa = a * a
+            bb = b * b
+            cc = c * c
+            dd = d * d
+            q = LANES + j
+            f = 2 * LANES + j
+            lanes[j] = (((lanes[j] + aa) + bb) + cc) + dd
+            lanes[q] = (((lanes[q] + aa * a) + bb * b) + cc * c) + dd * d
+            lanes[f] = (((lanes[f] + aa * aa) + bb * bb) + cc * cc) + dd * dd
+    for row in range(fours * 4, rows + 1):
+        r = row * LANES
+        for j in range(min(LANES, n - r)):
+            a = np.float64(values[r + j]) * scale - centre
+            aa = a * a
+            lanes[j] += aa
+            lanes[LANES + j] += aa * a
+            lanes[2 * LANES + j] += aa * aa
+    return 0
+
+
+def fold_lanes(lanes: Any, rows: int, sums: Any) -> int:
+    """Each of (rows, LANES) float64 folded in halves; destroys `lanes`.
+
+    sums: (rows, 2) float64 out: the sum, and of the first row what its additions rounded away
+    (Knuth's two-sum). There must be one more row of room behind `lanes`.
+    """
+    errors = rows * LANES
+    for j in range(LANES):
+        lanes[errors + j] = 0.0
+    half = LANES // 2
+    while half:
+        for j in range(half):
+            a = lanes[j]
+            b = lanes[j + half]
+            both = a + b
+            part = both - a
+            lost = (a - (both - part)) + (b - part)
+            lanes[errors + j] = (lanes[errors + j] + lanes[errors + j + half]) + lost
+            lanes[j] = both
+        half //= 2
+    sums[0] = lanes[0]
+    sums[1] = lanes[errors]
+    for row in range(1, rows):
+        r = row * LANES
+        half = LANES // 2
+        while half:
+            for j in range(half):
+                lanes[r + j] += lanes[r + j + half]
+            half //= 2
+        sums[2 * row] = lanes[r]
+        sums[2 * row + 1] = 0.0
+    return 0
+
+
+def count_halves(words: Any, n: int, table: Any) -> int:
+    """Counts of the four 16-bit codes in each of (n,) uint64; adds to `table`, (2, 65536) uint32.
+
+    Two tables, so that equal neighbours do not wait for each other.
+    """
+    for i in range(n):
+        word = words[i]
+        table[word & np.uint64(0xFFFF)] += np.uint32(1)
+        table[np.uint64(65536) + ((word >> np.uint64(16)) & np.uint64(0xFFFF))] += np.uint32(1)
+        table[(word >> np.uint64(32)) & np.uint64(0xFFFF)] += np.uint32(1)
+        table[np.uint64(65536) + (word >> np.uint64(48))] += np.uint32(1)
+    return 0
+
+
+def count_upper_halves(words: Any, n: int, table: Any) -> int:
+    """Counts of the upper 16 bits of both float32 in each of (n,) uint64; as `count_halves`."""
+    for i in range(n):
+        word = words[i]
+        table[(word >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+        table[np.uint64(65536) + (word >> np.uint64(48))] += np.uint32(1)
+    return 0

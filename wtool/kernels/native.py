@@ -1,0 +1,248 @@
+"""Compiled loops: numba translates them once, later processes load the machine code without it.
+
+Importing numba and setting it up takes longer than reading a gigabyte. So the object code of each
+loop is kept in the user's cache folder, and llvmlite alone, numba's own back end, links it: 40 ms
+instead of 350. The name of a kept file binds the sources, the versions and the processor. Where
+nothing can be compiled or kept, `load` says so, and the same numbers come from NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wtool.kernels import loops
+
+# Argument types of a loop: an element type means a pointer to it, ":" before it a plain value.
+SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
+    "find_extremes_32": (
+        loops.find_extremes,
+        ("int32", ":int64", ":int32", ":int32", ":int32", "int64"),
+    ),
+    "find_extremes_64": (
+        loops.find_extremes,
+        ("int64", ":int64", ":int64", ":int64", ":int64", "int64"),
+    ),
+    "add_values": (loops.add_values, ("float32", ":int64", "float64")),
+    "add_scaled_values": (
+        loops.add_scaled_values,
+        ("float64", ":int64", ":float64", ":float64", "float64"),
+    ),
+    "add_powers_32": (
+        loops.add_powers,
+        ("float32", ":int64", ":float64", ":float64", "float64"),
+    ),
+    "add_powers_64": (
+        loops.add_powers,
+        ("float64", ":int64", ":float64", ":float64", "float64"),
+    ),
+    "fold_lanes": (loops.fold_lanes, ("float64", ":int64", "float64")),
+    "count_halves": (loops.count_halves, ("uint64", ":int64", "uint32")),
+    "count_upper_halves": (loops.count_upper_halves, ("uint64", ":int64", "uint32")),
+}
+# Elements from which linking kept code (50 ms) beats NumPy on them; compiling takes 2 seconds, once
+# where it can be kept.
+LINK_FROM = 1 << 22
+COMPILE_FROM = 1 << 25
+COMPILE_ALWAYS_FROM = 1 << 28
+# Kept files begin with the SHA-256 of the object code that follows.
+_DIGEST_BYTES = 32
+# Object code of one loop is a few kilobytes; nothing larger is ours.
+_MAX_OBJECT_BYTES = 1 << 20
+_C_TYPES: dict[str, Any] = {
+    "int32": ctypes.c_int32,
+    "int64": ctypes.c_int64,
+    "float64": ctypes.c_double,
+}
+
+
+class Linked:
+    """Loops as functions on addresses and numbers; each call releases the interpreter lock."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        # The engine owns the code: it lives as long as the functions.
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        for code in objects.values():
+            self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        self._alive: list[Any] = []
+        self._functions = {name: self._function(name) for name in objects}
+
+    def _function(self, name: str) -> Any:
+        kinds = SIGNATURES[name][1]
+        arguments = [_C_TYPES[k[1:]] if k[0] == ":" else ctypes.c_void_p for k in kinds]
+        # numba's own convention: where the result goes, where an exception would go, the arguments.
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)
+        function = prototype(self._engine.get_function_address(_symbol(name)))
+        result, exception = ctypes.c_int64(), ctypes.c_void_p()
+        self._alive.append((result, exception))
+        return partial(function, ctypes.addressof(result), ctypes.addressof(exception))
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        return self._functions[name]
+
+
+def compile_loop(name: str) -> bytes:
+    """Object code of one loop for this processor, through numba; needs nothing else when linked."""
+    import llvmlite.binding as llvm
+    import numba
+    from numba import types
+
+    function, kinds = SIGNATURES[name]
+    arguments = [
+        getattr(types, kind[1:]) if kind.startswith(":") else types.CPointer(getattr(types, kind))
+        for kind in kinds
+    ]
+    compiled = numba.cfunc(types.int64(*arguments), error_model="numpy")(function)
+    module = llvm.parse_assembly(compiled.inspect_llvm())
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="default",
+    )
+    # The wrapper reports exceptions to Python through numba's own symbols. Our loops raise none:
+    # the function behind it is called directly, and all else in the module goes.
+    native_name = compiled.native_name.removeprefix("cfunc.")
+    for item in (*module.functions, *module.global_variables):
+        if item.name == native_name:
+            item.name = _symbol(name)
+        elif not item.is_declaration:
+            item.linkage = "internal"
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    outside = [f.name for f in module.functions if f.is_declaration and f.name[:5] != "llvm."]
+    if outside:
+        raise RuntimeError(f"loop {name} calls {outside[0]}")
+    return bytes(machine.emit_object(module))
+
+
+def _symbol(name: str) -> str:
+    return f"wtool_{name}"
+
+
+def load(names: tuple[str, ...], elements: int) -> Linked | None:
+    """The loops `names`, linked, where that pays for work on so many `elements`; else None.
+
+    None too where a loop is not kept yet and the work does not pay for compiling it, or where this
+    machine can do neither.
+    """
+    if elements < LINK_FROM:
+        return None
+    try:
+        objects = _objects(names, elements)
+        return None if objects is None else Linked(objects)
+    except (ImportError, RuntimeError):
+        return None
+
+
+def _objects(names: tuple[str, ...], elements: int) -> dict[str, bytes] | None:
+    """Object code by name: kept, else compiled and kept; None where compiling does not pay."""
+    folder = cache_folder()
+    key = _key()
+    objects = {}
+    missing = []
+    for name in names:
+        code = None if folder is None else _read_kept(folder / f"{name}-{key}.o")
+        if code is None:
+            missing.append(name)
+        else:
+            objects[name] = code
+    if missing:
+        can_keep = folder is not None and _make_folder(folder)
+        if elements < (COMPILE_FROM if can_keep else COMPILE_ALWAYS_FROM):
+            return None
+        for name in missing:
+            objects[name] = compile_loop(name)
+            if can_keep and folder is not None:
+                _keep(folder / f"{name}-{key}.o", objects[name])
+    return objects
+
+
+def cache_folder() -> Path | None:
+    """Where object code is kept: $WTOOL_CACHE_DIR, else `wtool` in the user's cache folder."""
+    chosen = os.environ.get("WTOOL_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "wtool"
+    except RuntimeError:
+        return None
+
+
+def _key() -> str:
+    """What the object code depends on: our sources, LLVM and the processor's instructions."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    parts = [Path(module).read_bytes() for module in (__file__, loops.__file__)]
+    parts += [
+        text.encode()
+        for text in (
+            llvmlite.__version__,
+            llvm.get_default_triple(),
+            llvm.get_host_cpu_name(),
+            llvm.get_host_cpu_features().flatten(),
+        )
+    ]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def _read_kept(path: Path) -> bytes | None:
+    """Object code from a kept file; None where there is none, or it is not whole, or not ours.
+
+    Machine code is run: a file that another user could have written is not loaded.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_OBJECT_BYTES:
+            return None
+        if hasattr(os, "geteuid") and (
+            status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022
+        ):
+            return None
+        data = file.read(_MAX_OBJECT_BYTES)
+    code = data[_DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == data[:_DIGEST_BYTES] else None
+
+
+def _make_folder(folder: Path) -> bool:
+    """Whether `folder` exists, or could be made, and takes files."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """Write a kept file beside its place, then rename it; where that fails nothing is kept."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    except OSError:
+        return
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
