@@ -102,8 +102,9 @@ def run(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our pipe left; keep the interpreter from flushing into it once more.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our pipe left (click turns that into SystemExit, and nothing else); keep the
+        # interpreter from flushing into it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except WtoolError as error:
