@@ -38,9 +38,13 @@ _AVERAGES = frozenset(("_model_variables_moving_average", "average", "ema"))
 
 @dataclass(frozen=True)
 class Named:
-    """What `name_tensors` gives: tensors in key order, extras and notes for the Checkpoint."""
+    """What `name_tensors` gives: tensors in key order, extras and notes for the Checkpoint.
+
+    own_names: the variables' own names, parallel to `tensors`; "" where a value has none.
+    """
 
     tensors: list[Tensor]
+    own_names: list[str]
     extras: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -64,7 +68,8 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
     """
     graph = next((extent for key, extent in stored if key == GRAPH_KEY), None)
     if graph is None:
-        return Named([Tensor(key, key, extent, _own_role(extent)) for key, extent in stored])
+        tensors = [Tensor(key, key, extent, _own_role(extent)) for key, extent in stored]
+        return Named(tensors, [key for key, _ in stored])
     try:
         if not isinstance(graph, BundleStrings) or graph.shape != ():
             raise MalformedInput(
@@ -80,8 +85,9 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
         Tensor(name, value.key, value.extent, value.role, path=value.path)
         for name, value in zip(names, kept, strict=True)
     ]
+    own_names = [value.full_name for value in kept]
     if not duplicates:
-        return Named(tensors)
+        return Named(tensors, own_names)
     name_of = {tensor.key: tensor.name for tensor in tensors}
     aliases = {alias: name_of[owner] for alias, owner in duplicates.items()}
     alias, owner = next(iter(aliases.items()))
@@ -89,7 +95,7 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
         f"{len(aliases)} values are stored twice, with the same name, size and checksum; "
         f"shown once, for example {alias} as {owner}"
     )
-    return Named(tensors, {"duplicates": aliases}, (note,))
+    return Named(tensors, own_names, {"duplicates": aliases}, (note,))
 
 
 def _describe(stored: Sequence[tuple[str, Extent]], nodes: list[Node]) -> list[_Value]:

@@ -10,14 +10,11 @@ import os
 
 from wtool.checkpoint import Checkpoint, build
 from wtool.dialects.tf_bundle import DATA_NAME, read_bundle
+from wtool.dialects.tf_evidence import state_kinds
 from wtool.dialects.tf_objects import name_tensors
 from wtool.dialects.tf_paths import Target, find_target, siblings
 from wtool.errors import MissingInput
 from wtool.formats import Format, Probe, refuse_root
-
-# Ops that own a variable: a graph with one of them has weights somewhere.
-VARIABLE_OPS = (b"VarHandleOp", b"VariableV2")
-MAX_GRAPH_BYTES = 64 << 20
 
 
 def claims(probe: Probe) -> bool:
@@ -35,12 +32,15 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     _check_index(target)
     bundle = read_bundle(target.prefix)
     named = name_tensors(bundle.tensors)
+    evidence = state_kinds(
+        named.tensors, named.own_names, prefix=target.prefix, directory=target.directory
+    )
     return build(
         probe.path,
         FORMAT.name,
         named.tensors,
         extras=named.extras,
-        notes=(*target.notes, *bundle.notes, *named.notes),
+        notes=(*target.notes, *bundle.notes, *named.notes, *evidence),
         files=bundle.files,
     )
 

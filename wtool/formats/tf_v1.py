@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from wtool.checkpoint import Checkpoint, Tensor, build
+from wtool.dialects.tf_evidence import state_kinds
 from wtool.dialects.tf_paths import V1_SHARD_NAME, Target, find_target, siblings
 from wtool.dialects.tf_v1 import read_v1
 from wtool.errors import MissingInput
@@ -28,7 +29,11 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         Tensor(name, name, extent, "other" if extent.dtype.kind == "string" else None)
         for name, extent in read_v1(paths)
     ]
-    return build(probe.path, FORMAT.name, tensors, notes=target.notes, files=tuple(paths))
+    evidence = state_kinds(
+        tensors, [tensor.key for tensor in tensors], prefix=target.prefix, directory=None
+    )
+    notes = (*target.notes, *evidence)
+    return build(probe.path, FORMAT.name, tensors, notes=notes, files=tuple(paths))
 
 
 def _files(target: Target) -> list[str]:
