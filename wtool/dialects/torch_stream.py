@@ -36,7 +36,7 @@ class PickleStream:
         name: what an error calls it. persistent: makes a node of a persistent id, see `parse`.
         Raises TruncatedInput where the source ends within it, UnsafeInput above MAX_PICKLE_BYTES.
         """
-        need = self._window_bytes
+        need = 1  # what the window still holds is tried first
         while True:
             self._fill(need)
             try:
@@ -59,7 +59,7 @@ class PickleStream:
                         offset=self.position,
                         expected=f"at most {MAX_PICKLE_BYTES} bytes",
                     ) from error
-                need = 8 * max(held, need)
+                need = max(8 * held, self._window_bytes)
                 continue
             self.position = self._start + pickled.end
             return pickled
@@ -75,10 +75,13 @@ class PickleStream:
                 expected=f"{nbytes} bytes",
                 found=f"{max(0, left)}",
             )
-        self._fill(nbytes)
         begin = self.position - self._start
+        data = self._window[begin : begin + nbytes] if begin >= 0 else b""
+        if len(data) < nbytes:
+            # A count between two blobs is not worth a window.
+            data = read_bytes(self.source, self.position, nbytes)
         self.position += nbytes
-        return bytes(self._window[begin : begin + nbytes])
+        return bytes(data)
 
     def _fill(self, nbytes: int) -> None:
         """Have `nbytes` bytes from `position` on in the window, or what the source has left."""
