@@ -126,14 +126,17 @@ class ObjectReader:
         storage = self.storages(storage_node)
         if dtype is None:
             dtype = storage.dtype
-        shape = _integers(size, "size")
-        strides = _integers(stride, "stride")
+        if type(size) is not tuple or type(stride) is not tuple:
+            size, stride = _as_tuple(size, "size"), _as_tuple(stride, "stride")
+        # Sizes are checked as a shape; what strides reach, against the storage.
+        for step in stride:
+            if type(step) is not int or not 0 <= step <= INT64_MAX:
+                raise _bad_stride(step)
+        shape, strides = size, stride
         if type(offset) is not int or not 0 <= offset <= INT64_MAX:
             raise MalformedInput(
                 "offset of a tensor", expected="0 to 2^63 - 1", found=_number(offset)
             )
-        if strides and min(strides) < 0:
-            raise MalformedInput("negative stride", found=strides)
         if 0 in shape:
             # Views without elements may start anywhere, even outside of their storage.
             offset = 0
@@ -177,22 +180,18 @@ def read_dtype(node: Any) -> DType:
     return dtype
 
 
-def _integers(value: Any, what: str) -> tuple[int, ...]:
-    """A tuple of integers within int64, from a tuple or list; booleans are no integers here."""
+def _as_tuple(value: Any, what: str) -> tuple:
     if not isinstance(value, tuple | list):
         raise MalformedInput(
             f"{what} of a tensor", expected="a tuple of integers", found=type(value).__name__
         )
-    for number in value:
-        if type(number) is not int:
-            raise MalformedInput(
-                f"{what} of a tensor", expected="integers", found=type(number).__name__
-            )
-        if not -INT64_MAX <= number <= INT64_MAX:
-            raise MalformedInput(
-                f"{what} of a tensor", expected="64-bit integers", found=_number(number)
-            )
     return tuple(value)
+
+
+def _bad_stride(step: Any) -> MalformedInput:
+    return MalformedInput(
+        "stride of a tensor", expected="an integer from 0 to 2^63 - 1", found=_number(step)
+    )
 
 
 def _number(value: Any) -> str:
@@ -289,8 +288,8 @@ def _new_parameter(reader: ObjectReader, node: Call, nesting: int) -> Found | No
 def _meta(reader: ObjectReader, node: Call, nesting: int) -> Found:
     dtype_node, size, stride, _ = _arguments(node, 4, 4)
     dtype = read_dtype(dtype_node)
-    shape = check_shape(_integers(size, "size"))
-    if len(_integers(stride, "stride")) != len(shape):
+    shape = check_shape(_as_tuple(size, "size"))
+    if len(_as_tuple(stride, "stride")) != len(shape):
         raise MalformedInput("strides and shape differ in rank", expected=len(shape))
     if dtype is _CODES:
         shape = (*shape[:-1], 2 * shape[-1]) if shape else (2,)

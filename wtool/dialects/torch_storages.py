@@ -44,7 +44,7 @@ for _name in ("torch.storage.UntypedStorage", "torch.UntypedStorage", "torch.cud
     STORAGE_TYPES[_name] = BY_TORCH["uint8"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Storage:
     """The bytes of one storage.
 
@@ -61,7 +61,7 @@ class Storage:
     shift: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StorageId:
     """A checked persistent id. numel: elements of `dtype` in the whole storage."""
 

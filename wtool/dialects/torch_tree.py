@@ -29,7 +29,7 @@ _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 _ELEMENTS_OF = frozenset(("builtins.set", "builtins.frozenset", "collections.deque"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Leaf:
     """One tensor or composite. path: keys from the root; role: where the tree states it."""
 

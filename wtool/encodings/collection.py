@@ -20,4 +20,8 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                # All that was made counts as old: else the next collection looks through all of it.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

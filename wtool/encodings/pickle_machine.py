@@ -144,37 +144,42 @@ class _Machine:
         u32, i32, methods = _U32.unpack_from, _I32.unpack_from, _METHODS
         nodes = 0
         try:
-            while True:
+            while True:  # the most frequent opcodes of a large state dict come first
                 op = data[position]
                 position += 1
-                if op == 0x71:  # BINPUT
-                    memo[data[position]] = stack[-1]
-                    position += 1
-                elif op == 0x72:  # LONG_BINPUT
+                if op == 0x72:  # LONG_BINPUT
                     (index,) = u32(data, position)
                     if index > size:
                         self._refuse_memo(position, index)
                     memo[index] = stack[-1]
                     position += 4
+                elif op == 0x4B:  # BININT1
+                    stack.append(data[position])
+                    position += 1
                 elif op == 0x68:  # BINGET
                     value = memo[data[position]]
                     if type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
                     position += 1
-                elif op == 0x4B:  # BININT1
-                    stack.append(data[position])
-                    position += 1
+                elif op == 0x86:  # TUPLE2
+                    value = stack.pop()
+                    stack[-1] = (stack[-1], value)
+                    nodes += 1
+                elif op == 0x74:  # TUPLE
+                    value = tuple(stack)
+                    stack = self.marks.pop()
+                    stack.append(value)
+                    nodes += 1
                 elif op == 0x28:  # MARK
                     self.marks.append(stack)
                     stack = []
                     if len(self.marks) > MAX_MARKS:
                         self.position = position
                         raise UnsafeInput("too many open marks", expected=f"at most {MAX_MARKS}")
-                elif op == 0x74:  # TUPLE
-                    value = tuple(stack)
-                    stack = self.marks.pop()
-                    stack.append(value)
+                elif op == 0x52:  # REDUCE
+                    args = stack.pop()
+                    stack[-1] = fold_call(stack[-1], args, False)
                     nodes += 1
                 elif op == 0x58:  # BINUNICODE
                     start = position + 4
@@ -182,40 +187,28 @@ class _Machine:
                     if position > size:
                         self._cut(start, position, size)
                     stack.append(data[start:position].decode("utf-8", "surrogatepass"))
-                elif op == 0x52:  # REDUCE
-                    args = stack.pop()
-                    stack[-1] = fold_call(stack[-1], args, False)
+                elif op == 0x51:  # BINPERSID
+                    stack[-1] = persistent(stack[-1])
                     nodes += 1
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
                 elif op == 0x6A:  # LONG_BINGET
                     value = memo[u32(data, position)[0]]
                     if type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
                     position += 4
-                elif op == 0x51:  # BINPERSID
-                    stack[-1] = persistent(stack[-1])
-                    nodes += 1
                 elif op == 0x85:  # TUPLE1
                     stack[-1] = (stack[-1],)
                     nodes += 1
-                elif op == 0x86:  # TUPLE2
-                    value = stack.pop()
-                    stack[-1] = (stack[-1], value)
-                    nodes += 1
-                elif op == 0x87:  # TUPLE3
-                    third, second = stack.pop(), stack.pop()
-                    stack[-1] = (stack[-1], second, third)
-                    nodes += 1
-                elif op == 0x89:  # NEWFALSE
-                    stack.append(False)
-                elif op == 0x29:  # EMPTY_TUPLE
-                    stack.append(())
+                elif op == 0x71:  # BINPUT
+                    memo[data[position]] = stack[-1]
+                    position += 1
                 elif op == 0x4D:  # BININT2
                     stack.append(data[position] | data[position + 1] << 8)
                     position += 2
-                elif op == 0x4A:  # BININT
-                    stack.append(i32(data, position)[0])
-                    position += 4
                 elif op == 0x94:  # MEMOIZE
                     memo[len(memo)] = stack[-1]
                 elif op == 0x8C:  # SHORT_BINUNICODE
@@ -224,6 +217,13 @@ class _Machine:
                     if position > size:
                         self._cut(start, position, size)
                     stack.append(data[start:position].decode("utf-8", "surrogatepass"))
+                elif op == 0x87:  # TUPLE3
+                    third, second = stack.pop(), stack.pop()
+                    stack[-1] = (stack[-1], second, third)
+                    nodes += 1
+                elif op == 0x4A:  # BININT
+                    stack.append(i32(data, position)[0])
+                    position += 4
                 elif op == 0x75:  # SETITEMS
                     items = stack
                     stack = self.marks.pop()

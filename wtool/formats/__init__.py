@@ -106,6 +106,7 @@ _MODULES = (
     "model_directory",
     "torch_zip",
     "torch_legacy",
+    "torch_tar",
     "tf_bundle",
     "tf_v1",
 )
