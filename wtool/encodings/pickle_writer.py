@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent, Size
+from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent, Size
 from wtool.errors import UnsupportedError
 
 PROTO = b"\x80\x02"
@@ -32,6 +32,9 @@ _BYTEARRAY = Global("builtins", "bytearray")
 _SET = Global("builtins", "set")
 _SIZE = Global("torch", "Size")
 _TUPLES = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}
+
+# Types without parts. Python 2 strings are text by now.
+PLAIN_TYPES = frozenset((type(None), bool, int, float, complex, str, ByteText, bytes, bytearray))
 
 _Steps = Iterator[Any]
 

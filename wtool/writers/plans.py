@@ -22,6 +22,8 @@ LOSSES = {
 }
 # Extras that a reader found out about the file; they are not in it.
 DERIVED_EXTRAS = frozenset(("duplicates",))
+# Metadata that describes the source's container; the target has its own.
+CONTAINER_FACTS = frozenset(("torch version record", "byte order", "total_size"))
 # More names than this in one message help nobody.
 NAMED_AT_MOST = 5
 
@@ -133,15 +135,27 @@ def extras_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
     return [
         Loss("extras", name, f"{container} holds tensors only")
         for name in checkpoint.extras
-        if name not in DERIVED_EXTRAS
+        if name not in DERIVED_EXTRAS and not is_module_versions(name)
     ]
+
+
+def is_module_versions(name: str) -> bool:
+    """Whether an extra is the `_metadata` of a state dict: numbers that torch writes beside every
+    one, and needs only to mend the state dicts of its own old modules.
+    """
+    return name == "_metadata" or name.endswith("._metadata")
+
+
+def carried_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """The text that somebody wrote into the source, without what describes its container."""
+    return {name: text for name, text in checkpoint.metadata.items() if name not in CONTAINER_FACTS}
 
 
 def metadata_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
     """A Loss for each text, except `format`, which only names the library that wrote the file."""
     return [
         Loss("metadata", name, f"{container} has no place for text")
-        for name in checkpoint.metadata
+        for name in carried_metadata(checkpoint)
         if name != "format"
     ]
 

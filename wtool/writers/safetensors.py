@@ -17,6 +17,7 @@ from wtool.writers.plans import (
     Loss,
     Plan,
     PlannedFile,
+    carried_metadata,
     extras_losses,
     refuse_unsupported,
     resolve_owner,
@@ -75,7 +76,7 @@ def plan(
     path = os.fspath(path)
     refuse_unsupported(list(checkpoint), CONTAINER, _reason_against)
     losses = extras_losses(checkpoint, CONTAINER)
-    texts = dict(checkpoint.metadata if metadata is None else metadata)
+    texts = carried_metadata(checkpoint) if metadata is None else dict(metadata)
     for name, kept in list(texts.items()):
         # Aliases that the source recorded are tensors of the checkpoint now; they are found anew.
         if name in checkpoint.tensors and kept in checkpoint.tensors:

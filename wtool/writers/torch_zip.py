@@ -25,6 +25,7 @@ from wtool.writers.plans import (
     resolve_owner,
 )
 from wtool.writers.shards import index_file, split
+from wtool.writers.torch_nested import can_nest, nest
 from wtool.writers.torch_storages import StorageTable, View, place
 from wtool.writers.zip_files import Record, zip_file
 
@@ -81,15 +82,29 @@ def plan(
     *,
     untie: bool = False,
     max_shard_bytes: int | None = None,
+    flat: bool = False,
 ) -> Plan:
     """Plan one file at `path`, or shards beside it and an index, as `pytorch_model.bin` has them.
 
-    untie: give every tensor a storage of its own; otherwise tied tensors share one, within a shard.
+    A checkpoint that still has all tensors of its PyTorch file under their names keeps its nesting;
+    any other becomes one dictionary of tensors. untie: give every tensor a storage of its own;
+    otherwise tied tensors share one, within a shard. flat: drop the nesting.
     Raises UnsupportedError listing every tensor that torch cannot hold.
     """
     path = os.fspath(path)
     refuse_unsupported(list(checkpoint), CONTAINER, _reason_against)
-    losses = [*extras_losses(checkpoint, CONTAINER), *metadata_losses(checkpoint, CONTAINER)]
+    losses = metadata_losses(checkpoint, CONTAINER)
+    if not flat and max_shard_bytes is None and can_nest(checkpoint.tree, checkpoint.tensors):
+        table = place(checkpoint, untie=untie)
+        nested = nest(
+            checkpoint.tree,
+            checkpoint.tensors,
+            lambda tensor: rebuild_node(tensor, table.views[tensor.name]),
+        )
+        losses += [*table.losses, *nested.losses]
+        file = torch_file(path, dumps(nested.root), table, tuple(checkpoint.tensors))
+        return Plan(CONTAINER, (file,), tuple(losses))
+    losses += extras_losses(checkpoint, CONTAINER)
     aliases = {} if untie else dict(checkpoint.aliases)
     owners = {name: resolve_owner(aliases, name) for name in aliases}
     shards = split(list(checkpoint), owners, path, max_shard_bytes)
