@@ -190,7 +190,7 @@ def test_an_archive_of_other_things_is_not_claimed(tmp_path):
         (
             {"tensors": tensors([*TENSORS[1:], (1, 10, "FloatTensor", (3,), (-1,), 2)])},
             MalformedInput,
-            "negative stride",
+            "stride of a tensor",
         ),
         ({"tensors": tensors(TENSORS[:2])}, MalformedInput, "names no tensor"),
         ({"pickle": pickled({"w": OldTensor(77)})}, MalformedInput, "names no tensor"),
