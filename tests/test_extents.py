@@ -55,6 +55,15 @@ def test_any_view_reads_as_numpy_reads_it(pair, data):
     np.testing.assert_array_equal(joined, view.reshape(-1))
 
 
+@pytest.mark.parametrize("dtype", [d for d in DTYPES.values() if d.bits >= 8], ids=str)
+def test_a_transposed_tensor_of_every_type_reads_as_numpy_reads_it(dtype):
+    codes = np.arange(6 * dtype.itemsize, dtype=np.uint8) % 2
+    plain = strided(codes, dtype.name, shape=(2, 3))
+    turned = strided(codes, dtype.name, shape=(3, 2), strides=(1, 3))
+    expected = plain.read(0, 6).reshape(2, 3).T.reshape(-1)
+    assert turned.read(0, 6).tobytes() == expected.tobytes()
+
+
 def test_a_large_transposed_tensor_is_read_in_bounded_pieces():
     base = np.arange(3000 * 2000, dtype=np.float32).reshape(3000, 2000)
     extent = strided(base, "float32", shape=(2000, 3000), strides=(1, 2000))

@@ -236,8 +236,9 @@ class Strided(Extent):
                 scratch = numpy.empty(high - low, self.dtype.carrier)
                 self._fill_run(low, scratch)
                 steps = [t * item for t in self.strides]
-                view = numpy.lib.stride_tricks.as_strided(scratch[first - low :], sizes, steps)
-                target[...] = view
+                # Not as_strided: it goes by a type's text, and `<f1` (float8_e5m2) names none.
+                origin = (first - low) * item
+                target[...] = numpy.ndarray(sizes, scratch.dtype, scratch, origin, steps)
                 continue
             _, axis = max(
                 (abs(t), i)
