@@ -31,8 +31,6 @@ JOB_BYTES = 16 << 20
 DENSE = 1 << 13
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
-# First bins of the values that are infinite or NaN as a float32.
-_INFINITE = 0x7F80
 
 
 class Values(Protocol):
@@ -151,7 +149,7 @@ def _plan(tensors: Sequence[Values], left: dict[int, int]) -> Iterator[list[_Pie
         width = _block_bytes(tensor)
         total = -(-tensor.count // BLOCK)
         step = max(1, JOB_BYTES // width)
-        if total <= step or tensor.extent.raw_span() is None:
+        if total <= step or _raw_span(tensor) is None:
             job.append(_Piece(index, 0, total, True))
             room -= tensor.nbytes + 4096  # a tensor costs something even where it is empty
         else:
@@ -204,10 +202,6 @@ class _Worker:
                 codes, counts = np.unique(patterns, return_counts=True)
         if counting and dense:
             counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-            if dtype.name == "float32":
-                # Infinities and NaN are counted on the way; no finite float32 falls there.
-                counts[_INFINITE : BINS // 2] = 0
-                counts[_INFINITE + BINS // 2 :] = 0
         return _Part(moments, counts, codes)
 
     def _loops(self) -> Loops:
@@ -224,9 +218,9 @@ class _Worker:
         return loops
 
     def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
-        span = tensor.extent.raw_span()
+        span = _raw_span(tensor)
         width = _block_bytes(tensor)
-        if span is None or tensor.dtype.bits < 8:
+        if span is None:
             yield from tensor.blocks(width)
             return
         source, offset, nbytes = span
@@ -248,7 +242,7 @@ def _measure_wide(loops: Loops, block: np.ndarray, dtype: DType) -> tuple[Moment
         block = block.view(block.real.dtype)
     # Complex blocks are twice as long: each half keeps the fixed size of a block.
     moments = merge(loops.measure_floats(block[:BLOCK]), loops.measure_floats(block[BLOCK:]))
-    if (moments.nan or moments.inf) and block.dtype != np.float32:
+    if moments.nan or moments.inf:
         block = block[np.isfinite(block)]
     return moments, block
 
@@ -300,6 +294,13 @@ def _coding(dtype: DType) -> str:
     if is_coded(dtype):
         return dtype.name
     return UPPER_INTEGER if dtype.kind in ("int", "uint") else UPPER
+
+
+def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:
+    """(source, offset, nbytes) where the stored bytes are an array of the carrier; else None."""
+    whole_items = tensor.dtype.bits == 8 * tensor.dtype.carrier.itemsize
+    span: tuple[Any, int, int] | None = tensor.extent.raw_span() if whole_items else None
+    return span
 
 
 def _block_bytes(tensor: Values) -> int:

@@ -91,10 +91,10 @@ def summary(moments: Moments) -> dict[str, Any]:
     """
     n = moments.finite
     counts = {"zeros": moments.zeros, "nan": moments.nan, "inf": moments.inf}
-    if not n:
+    low, high = moments.minimum, moments.maximum
+    if low is None or high is None:
         keys = ("mean", "std", "min", "max", "abs_max", "l1", "l2", "sparsity", "kurtosis")
         return {**dict.fromkeys(keys), **counts, "subnormal": moments.subnormal}
-    low, high = moments.minimum or 0, moments.maximum or 0
     count = (n, 0)
     s1, s2, s3, s4 = moments.powers
     m = n * n
