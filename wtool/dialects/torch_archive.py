@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wtool.encodings.zip_directory import STORED, ZipDirectory, read_directory
 from wtool.errors import MalformedInput, shorten
-from wtool.sources import Source
+from wtool.sources import Source, absolute
 
 if TYPE_CHECKING:
     from wtool.dialects.torch_objects import ObjectReader
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 VERSIONS = range(1, 11)
 # Records that are a few digits or one word.
 MAX_SMALL_BYTES = 256
+# Files of the user that are shown as metadata.
+MAX_EXTRA_BYTES = 1 << 20
+MAX_EXTRAS = 100
 
 
 class TorchArchive:
@@ -53,6 +56,27 @@ class TorchArchive:
     def has(self, record: str) -> bool:
         """Whether there is a record of that name."""
         return self.directory.find(f"{self.prefix}/{record}") is not None
+
+    def nbytes(self, record: str) -> int | None:
+        """Bytes of a record once inflated; None where there is none."""
+        member = self.directory.find(f"{self.prefix}/{record}")
+        return None if member is None else member.nbytes
+
+    def extra_texts(self) -> tuple[dict[str, str], list[str]]:
+        """(text by record name, notes) of the files that a user added: `X/extra/*`."""
+        texts: dict[str, str] = {}
+        notes: list[str] = []
+        names = self.records("extra")
+        for name in names[:MAX_EXTRAS]:
+            record = f"extra/{name}"
+            size = self.nbytes(record) or 0
+            if size > MAX_EXTRA_BYTES:
+                notes.append(f"'{shorten(record)}' ({size} bytes) is not shown")
+            elif name:
+                texts[record] = bytes(self.read(record, size)).decode("utf-8", "backslashreplace")
+        if len(names) > MAX_EXTRAS:
+            notes.append(f"{len(names) - MAX_EXTRAS} more files below extra/ are not shown")
+        return texts, notes
 
     def records(self, folder: str) -> list[str]:
         """Names of the records in a folder ("data"), without it, in the directory's order."""
@@ -89,7 +113,9 @@ class TorchArchive:
         def locate(key: str, nbytes: int) -> tuple[Source, int]:
             return self._locate(folder, key, nbytes)
 
-        table = StorageTable(locate, scope=(self.source.name, folder))
+        # An archive inside another file has storages of its own.
+        file, start_of_archive = absolute(self.source, 0)
+        table = StorageTable(locate, scope=(file.name, start_of_archive, folder))
         return ObjectReader(table, big_endian=self.big_endian)
 
     def _locate(self, folder: str, key: str, nbytes: int) -> tuple[Source, int]:

@@ -107,6 +107,8 @@ _MODULES = (
     "torch_zip",
     "torch_legacy",
     "torch_tar",
+    "torch_script",
+    "torch_export",
     "tf_bundle",
     "tf_v1",
 )
