@@ -22,6 +22,8 @@ from wtool.errors import OutputError, OutputExists
 
 # Ends the name of a file that is still being written. It is no suffix of any weight file.
 PARTIAL_SUFFIX = ".wtool-partial"
+# Ends the name of an old file while a set of new ones takes its place.
+OLD_SUFFIX = ".wtool-old"
 # Longest name of a file on every common file system; the temporary name must fit as well.
 MAX_NAME_BYTES = 255
 
@@ -34,7 +36,7 @@ class Output:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.temporary = _temporary_name(self.path)
+        self.temporary = _temporary_name(self.path, PARTIAL_SUFFIX)
         self.position = 0
         try:
             self._fd = os.open(
@@ -133,7 +135,7 @@ class OutputSet:
         try:
             for output in reversed(self._outputs):
                 if os.path.lexists(output.path):
-                    backup = _temporary_name(output.path)
+                    backup = _temporary_name(output.path, OLD_SUFFIX)
                     old.append((backup, output.path))
                     _rename(output.path, backup)
             for output in self._outputs:
@@ -193,10 +195,10 @@ def write_error(path: str, error: OSError | ValueError) -> OutputError:
     return OutputError(f"cannot write: {reason.lower()}", path=path)
 
 
-def _temporary_name(path: str) -> str:
+def _temporary_name(path: str, suffix: str) -> str:
     """A name beside `path` that nobody guesses; NAME is shortened where both would not fit."""
     target = Path(path)
-    ending = f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+    ending = f".{secrets.token_hex(8)}{suffix}"
     room = MAX_NAME_BYTES - len(ending) - 1
     name = os.fsdecode(os.fsencode(target.name)[:room])
     return str(target.with_name(f".{name}{ending}"))
