@@ -22,6 +22,8 @@ GRAPH_NAMES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 VARIABLES = os.path.join("variables", "variables")
 # A V1 checkpoint saved in shards: model.ckpt-00000-of-00004.
 V1_SHARD_NAME = re.compile(r"-(\d{5})-of-(\d{5})\Z")
+# TensorFlow itself names those by a pattern, `checkpoint` files too: model.ckpt-?????-of-00004.
+V1_SHARD_PATTERN = re.compile(r"-\?{5}-of-\d{5}\Z")
 # What the message of SavedTensorSlices starts with: field 1, a message. A bundle's header: field 1,
 # a number.
 V1_FIRST_BYTE = b"\x0a"
@@ -141,12 +143,14 @@ def _in_directory(path: str) -> Target | None:
 def _at_prefix(path: str) -> Target | None:
     if os.path.lexists(path + ".index") or siblings(path, DATA_NAME):
         return Target("v2", path)
-    return Target("v1", path) if siblings(path, V1_SHARD_NAME) else None
+    prefix = V1_SHARD_PATTERN.sub("", path)
+    return Target("v1", prefix) if siblings(prefix, V1_SHARD_NAME) else None
 
 
 def _from_state(path: str) -> Target:
     state = read_state(path)
     prefix, note = state_prefix(state, path)
+    prefix = V1_SHARD_PATTERN.sub("", prefix)
     notes = [] if note is None else [note]
     if len(state.all) > 1:
         notes.append(
