@@ -52,8 +52,9 @@ def init(
 
     The evidence: distance to the scheme's CDF (Kolmogorov) and the limit that a fresh tensor stays
     under; structure, the largest departure of rows, columns and neighbours from independence
-    (limit 5.5); spectrum, how far the largest singular value sticks out (limit 6). Large tensors
-    are judged by an evenly spaced sample of 262,144 values, the same in every run.
+    (limit 3.7); spectrum, how far the largest singular value sticks out (limits -6.0 and 4.2).
+    "trained" is said only far beyond the limits. Large tensors are judged by an evenly spaced
+    sample of 262,144 values, the same in every run.
 
     \b
     Example:

@@ -1,8 +1,8 @@
 """Which initialisation a tensor still looks like, if any: the verdict and its evidence.
 
-fresh: SCHEME - scale, distribution and structure are those of the scheme; trained - they are those
-of none; constant - one value that no scheme sets; undecided - too few values, or values that look
-random at a scale that no scheme has.
+fresh: SCHEME - scale, distribution and structure are those of the scheme; trained - they are far
+from those of any; constant - one value that no scheme sets; undecided - too few values, values just
+outside what a scheme draws, or values that look random at a scale that no scheme has.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from wtool.layers.layouts import fans, layout_of
 from wtool.layers.names import split_leaf
 from wtool.layers.orthogonality import is_orthogonal
 from wtool.layers.randomness import (
-    SPECTRUM_LIMIT,
+    SPECTRUM_LIMITS,
     STRUCTURE_LIMIT,
     cdf_distance,
     distance_limit,
     spectrum,
     structure,
+    tails,
 )
 from wtool.layers.samples import is_constant, matrix_shape, read_sample
 from wtool.layers.schemes import KURTOSIS, TRUNCATED_AT, TRUNCATED_STD, Scheme, candidates
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
 # Fewer values cannot tell a scheme from light training.
-MIN_VALUES = 256
+MIN_VALUES = 512
+# Fewer values of a bias cannot even show that it left its start.
+MIN_BIAS = 4
 # Sides below this have no spectrum worth the name.
 MIN_SIDE = 8
 # A fitted scale is this many standard errors from a scheme's at most.
-SCALE_LIMIT = 4.5
+SCALE_LIMIT = 3.3
+# "trained" is said only beyond the limits times this; between is undecided.
+CLEARLY = 1.4
 # Log-likelihood by which the best scheme must beat another to be named alone.
 DECISIVE = 4.6  # ln 100
 # Relative rounding of one stored value, by dtype; wider types round far below any limit.
@@ -57,9 +62,9 @@ class Judgement:
     verdict: "fresh: SCHEME", "trained", "constant" or "undecided". nearest: the candidate whose
     scale is closest. std, bound: of the values looked at; expected_std: of the scheme.
     distance, limit: Kolmogorov distance to the scheme's CDF and what a fresh tensor stays under.
-    structure: largest departure from independence in standard errors (limit 5.5); spectrum: of the
-    largest singular value in Tracy-Widom units (limit 6). reason: what decided. sampled: values
-    looked at.
+    structure: largest departure from independence in standard errors (limit 3.7); spectrum: of the
+    largest singular value in Tracy-Widom units (limits -6.0 and 4.2). reason: what decided.
+    sampled: values looked at.
     """
 
     verdict: str
@@ -110,7 +115,10 @@ def judge(tensor: Tensor, checkpoint: Checkpoint) -> Judgement:
     if tensor.kind == "embedding" and values.ndim == 2:
         values = _without_padding(values)
     schemes = candidates(tensor, checkpoint)
-    return _judge_random(facts, values, schemes, rounding(tensor), layout == "keras")
+    keras, is_bias = layout == "keras", tensor.role == "bias"
+    if is_bias and not keras and not _has_known_start(tensor, schemes):
+        return replace(facts, reason="the weight of this bias is not there")
+    return _judge_random(facts, values, schemes, rounding(tensor), keras=keras, is_bias=is_bias)
 
 
 def rounding(tensor: Tensor) -> float:
@@ -153,13 +161,19 @@ def _is_identity(values: np.ndarray) -> bool:
 
 
 def _without_padding(values: np.ndarray) -> np.ndarray:
-    """An embedding without its row of zeros, which `padding_idx` sets; with two such rows, as it is."""
+    """An embedding without its one row of zeros, which `padding_idx` sets; else as it is."""
     zero = ~values.any(axis=1)
     return values[~zero] if zero.sum() == 1 else values
 
 
 def _judge_random(
-    facts: Judgement, values: np.ndarray, schemes: list[Scheme], step: float, keras: bool
+    facts: Judgement,
+    values: np.ndarray,
+    schemes: list[Scheme],
+    step: float,
+    *,
+    keras: bool,
+    is_bias: bool,
 ) -> Judgement:
     """The verdict on values that vary: the schemes that pass, the likeliest named."""
     import numpy as np
@@ -179,18 +193,24 @@ def _judge_random(
             distance=cdf_distance(ordered, nearest),
             limit=limit,
         )
-    if count < MIN_VALUES:
+    if count < MIN_VALUES and not is_bias:
         return replace(facts, reason="too few values")
     passing = []
     for scheme in schemes:
         error = math.sqrt((scheme.kurtosis - 1) / (4 * count))
         if largest > scheme.bound * (1 + step):
             continue
-        if abs(std / scheme.std - 1) > SCALE_LIMIT * error + step:
+        # A uniform's scale shows in its bound and its CDF far better than in its deviation.
+        if scheme.family != "uniform" and abs(std / scheme.std - 1) > SCALE_LIMIT * error + step:
             continue
         distance = cdf_distance(ordered, scheme)
         if distance <= limit:
             passing.append((scheme.log_likelihood(count, energy), scheme, distance))
+    if is_bias:
+        if not passing and count >= MIN_BIAS:
+            return replace(facts, verdict="trained", reason="a bias that no initialiser leaves")
+        if count < MIN_VALUES:
+            return replace(facts, reason="too few values")
     if not passing:
         return _judge_unnamed(facts, ordered, values, std, largest, limit, step, keras)
     passing.sort(key=lambda entry: -entry[0])
@@ -204,12 +224,21 @@ def _judge_random(
     )
     facts = _add_structure(facts, values, scheme.std, scheme.kurtosis, keras)
     if facts.reason:
-        return replace(facts, verdict="trained")
+        return facts
     return replace(
         facts,
         verdict=f"fresh: {facts.nearest}",
         reason="scale, distribution and independence of a fresh tensor",
     )
+
+
+def _has_known_start(tensor: Tensor, schemes: list[Scheme]) -> bool:
+    """Whether it is known how a PyTorch bias starts: the default needs the shape of its weight.
+
+    Packed biases of attention start at zero.
+    """
+    packed = split_leaf(tensor.name)[1] == "in_proj_bias"
+    return packed or any("default" in scheme.name for scheme in schemes)
 
 
 def _judge_unnamed(
@@ -229,10 +258,10 @@ def _judge_unnamed(
         Scheme("truncated", "truncated", max(std / TRUNCATED_STD, largest / TRUNCATED_AT)),
     )
     for scheme in fitted:
-        if cdf_distance(ordered, scheme) <= limit:
+        if cdf_distance(ordered, scheme) <= CLEARLY * limit:
             facts = _add_structure(facts, values, std, KURTOSIS[scheme.family], keras)
             if facts.reason:
-                return replace(facts, verdict="trained")
+                return facts
             return replace(facts, reason=f"random and {scheme.name}, at no scheme's scale")
     return replace(facts, verdict="trained", reason="distribution of no scheme")
 
@@ -240,16 +269,23 @@ def _judge_unnamed(
 def _add_structure(
     facts: Judgement, values: np.ndarray, std: float, kurtosis: float, keras: bool
 ) -> Judgement:
-    """`facts` with the tests of independence; `reason` is set where one of them fails."""
+    """`facts` with the tests of independence; verdict and reason are set where one fails."""
     departure, name = structure(values, std, kurtosis)
-    facts = replace(facts, structure=departure)
-    if departure > STRUCTURE_LIMIT:
-        return replace(facts, reason=f"not independent: {name}")
+    if kurtosis == KURTOSIS["normal"]:
+        departure, name = max((departure, name), tails(values))
     if values.ndim >= 2:
         rows, columns = matrix_shape(values.shape, "keras" if keras else "torch")
         if min(rows, columns) >= MIN_SIDE:
-            top = spectrum(values.reshape(rows, columns), std)
+            top, together = spectrum(values.reshape(rows, columns), std)
+            departure, name = max((departure, name), (abs(together), "inner products of rows"))
             facts = replace(facts, spectrum=top)
-            if top > SPECTRUM_LIMIT:
-                return replace(facts, reason="not independent: largest singular value")
+    facts = replace(facts, structure=departure)
+    if departure > STRUCTURE_LIMIT:
+        verdict = "trained" if departure > CLEARLY * STRUCTURE_LIMIT else "undecided"
+        return replace(facts, verdict=verdict, reason=f"not independent: {name}")
+    low, high = SPECTRUM_LIMITS
+    if facts.spectrum is not None and not low <= facts.spectrum <= high:
+        clearly = not CLEARLY * low <= facts.spectrum <= CLEARLY * high
+        verdict = "trained" if clearly else "undecided"
+        return replace(facts, verdict=verdict, reason="not independent: largest singular value")
     return facts

@@ -223,5 +223,5 @@ def kind_of_leaf(leaf: str, tensor: Tensor) -> str:
 
 
 def _is_upsampling(window: tuple[int, ...]) -> bool:
-    """Whether every side of a kernel is 2 or 4: usual for patches and for transposed convolutions."""
+    """Whether a kernel has sides of 2 or 4: usual for patches and for transposed convolutions."""
     return all(side in (2, 4) for side in window)

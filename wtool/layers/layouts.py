@@ -77,10 +77,11 @@ def output_axis(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
 def fans(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, int] | None:
     """(fan_in, fan_out) of a weight as its framework counts them; None where they are not known.
 
-    None for vectors, empty tensors and unknown layouts. Convolutions multiply by the kernel's size; groups show in the stored shape, so fan_in is per
-    group. Transposed convolutions count as their framework does: both take the axis that a plain
-    convolution would have for input, which here is the output. Recurrent weights count per gate,
-    the packed projection of attention per projection, Keras' attention kernels over all heads.
+    None for vectors, empty tensors and unknown layouts. Convolutions multiply by the kernel's size;
+    groups show in the stored shape, so fan_in is per group. Transposed convolutions count as their
+    framework does: both take the axis that a plain convolution would have for input, which here is
+    the output. Recurrent weights count per gate, the packed projection of attention per
+    projection, Keras' attention kernels over all heads.
     """
     shape = tensor.shape
     if len(shape) < 2 or not tensor.count:
@@ -150,7 +151,7 @@ def _gates(leaf: str, tensor: Tensor, checkpoint: Checkpoint) -> int:
 
 
 def hidden_size(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
-    """Units of the recurrent layer that `tensor` belongs to, None where its sibling is not there."""
+    """Units of the recurrent layer that `tensor` is of, None where its sibling is not there."""
     module, leaf = split_leaf(tensor.name)
     separator = "/" if "/" in tensor.name else "."
     prefix = f"{module}{separator}" if module else ""

@@ -3,7 +3,8 @@
 A trained matrix differs from a fresh one in its distribution, or, where that barely moved, in its
 structure: rows and columns of unequal strength, neighbours that agree, a singular value that sticks
 out of the Marchenko-Pastur bulk. Every figure is a number of standard errors, or a distance with
-its limit; the limits are set so that one fresh tensor in ten thousand exceeds any one of them.
+its limit; the limits are set so that a fresh tensor exceeds any of them less than once in two
+hundred (`tests/bench/score_init.py`).
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ if TYPE_CHECKING:
 
     from wtool.layers.schemes import Scheme
 
-# Kolmogorov's distribution: P(sqrt(n) D > 2.23) = 1e-4.
-KOLMOGOROV_LIMIT = 2.23
+# Kolmogorov's distribution: P(sqrt(n) D > 1.85) = 2e-3.
+KOLMOGOROV_LIMIT = 1.85
 # Points of the empirical CDF that are compared.
 CDF_POINTS = 2048
-# Limit in standard errors for means, energies, correlations.
-STRUCTURE_LIMIT = 5.5
+# Limit in standard errors for means, energies, correlations; a tensor has up to 14 of them.
+STRUCTURE_LIMIT = 3.7
 # Groups smaller than this have energies too skewed for a normal approximation.
 MIN_GROUP = 32
 # Largest matrix whose singular values are computed.
 SPECTRUM_SIDE = 512
-# Tracy-Widom (beta 1) units: the 99.99 % point is 4.4; values that are not Gaussian need some room.
-SPECTRUM_LIMIT = 6.0
+# Tracy-Widom (beta 1) units: 99.9 % of fresh matrices stay between -5.5 and 3.3; values that are
+# not Gaussian, and sides of ten, need some room.
+SPECTRUM_LIMITS = (-6.0, 4.2)
 
 
 def cdf_distance(ordered: np.ndarray, scheme: Scheme) -> float:
@@ -47,7 +49,7 @@ def cdf_distance(ordered: np.ndarray, scheme: Scheme) -> float:
 
 
 def distance_limit(count: int, step: float) -> float:
-    """Distance that a fresh tensor of `count` values rarely exceeds; `step` is a value's rounding."""
+    """Distance that `count` fresh values rarely exceed; `step` is a value's relative rounding."""
     return KOLMOGOROV_LIMIT / math.sqrt(count) + 0.3 * step
 
 
@@ -95,24 +97,42 @@ def _excess(scores: np.ndarray) -> float:
     return max(overall, largest, 0.0)
 
 
-def spectrum(values: np.ndarray, std: float) -> float:
-    """How far the largest singular value sticks out of what independent draws give.
+def tails(values: np.ndarray) -> tuple[float, str]:
+    """(larger of skewness and excess kurtosis in standard errors, its name) of a normal sample."""
+    centred = (values.ravel() - values.mean()) / values.std()
+    squares = centred * centred
+    count = len(centred)
+    skewness = abs(float(centred @ squares)) / math.sqrt(6 * count)
+    kurtosis = (float(squares @ squares) - 3 * count) / math.sqrt(24 * count)
+    # A small sample's kurtosis is skewed upwards: what counts is damped there.
+    kurtosis *= 1 / (1 + 12 / math.sqrt(count)) if kurtosis > 0 else -1
+    return max((skewness, "skewness"), (kurtosis, "tails"))
 
-    values: (rows, columns) float64; at most SPECTRUM_SIDE of each are used, evenly spaced. In
-    Tracy-Widom units around the edge of the bulk (Johnstone 2001); below 0 inside it.
+
+def spectrum(values: np.ndarray, std: float) -> tuple[float, float]:
+    """(largest singular value, inner products of rows) against independent draws.
+
+    values: (rows, columns) float64; at most SPECTRUM_SIDE of each are used, evenly spaced. The
+    first in Tracy-Widom units around the edge of the bulk (Johnstone 2001), below 0 inside it. The
+    second in standard errors: the squared cosines between rows have mean 1 / columns and are
+    uncorrelated; common directions raise their sum, left-over orthogonality lowers it.
     """
     import numpy as np
 
-    rows = _spaced(values.shape[0])
-    columns = _spaced(values.shape[1])
-    part = values[np.ix_(rows, columns)] / std
+    part = values[np.ix_(_spaced(values.shape[0]), _spaced(values.shape[1]))] / std
     if part.shape[0] > part.shape[1]:
         part = part.T
     count, length = part.shape
-    top = float(np.linalg.eigvalsh(part @ part.T)[-1])
+    gram = part @ part.T
+    top = float(np.linalg.eigvalsh(gram)[-1])
     root = math.sqrt(length - 1) + math.sqrt(count)
     unit = root * (1 / math.sqrt(length - 1) + 1 / math.sqrt(count)) ** (1 / 3)
-    return (top - root * root) / unit
+    energies = gram.diagonal()
+    cosines = gram * gram / np.maximum(np.outer(energies, energies), np.finfo(float).tiny)
+    pairs = count * (count - 1) / 2
+    total = (float(cosines.sum()) - float(np.trace(cosines))) / 2 * length
+    together = (total - pairs) / math.sqrt(2 * pairs * (length - 1) / (length + 2))
+    return (top - root * root) / unit, together
 
 
 def _spaced(size: int) -> np.ndarray:

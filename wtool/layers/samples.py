@@ -22,7 +22,7 @@ WINDOWS = LONG_ROW // WINDOW
 
 
 def matrix_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
-    """`shape` as (rows, columns) in C order: outputs x the rest in PyTorch, the rest x outputs in Keras."""
+    """`shape` as (rows, columns) in C order: PyTorch outputs x rest, Keras rest x outputs."""
     if len(shape) < 2:
         return 1, math.prod(shape)
     if layout == "keras":

@@ -89,10 +89,14 @@ class Scheme:
 def candidates(tensor: Tensor, checkpoint: Checkpoint) -> list[Scheme]:
     """Every scheme that a framework, or common practice, would start this tensor with.
 
-    Random schemes only; zeros, ones, constants and orthogonal matrices are judged by value.
+    Random schemes only; zeros, ones, constants and orthogonal matrices are judged by value. A bias
+    starts at a constant, at PyTorch's default, or, in vision transformers, at a normal of 1e-6.
     """
-    found = list(_fixed_scale(tensor))
     layout = layout_of(tensor, checkpoint)
+    if tensor.role == "bias":
+        found = [] if layout == "keras" else [Scheme("normal_1e-06", "normal", 1e-6)]
+    else:
+        found = list(_fixed_scale(tensor))
     if len(tensor.shape) >= 2 and layout != "unknown":
         for fan_in, fan_out in _fan_pairs(tensor, checkpoint, layout):
             found.extend(_variance_scaling(fan_in, fan_out))
@@ -102,9 +106,9 @@ def candidates(tensor: Tensor, checkpoint: Checkpoint) -> list[Scheme]:
                     # EfficientNet's classifier, in torchvision and timm.
                     found.append(Scheme("uniform_fan_out", "uniform", 1 / math.sqrt(fan_out)))
     elif tensor.role == "bias":
-        fan_in = bias_fan_in(tensor, checkpoint)
-        if fan_in:
-            found.append(Scheme("torch_default", "uniform", 1 / math.sqrt(fan_in)))
+        inputs = bias_fan_in(tensor, checkpoint)
+        if inputs:
+            found.append(Scheme("torch_default", "uniform", 1 / math.sqrt(inputs)))
     if split_leaf(tensor.name)[1].startswith(("weight_ih", "weight_hh", "bias_ih", "bias_hh")):
         hidden = hidden_size(tensor, checkpoint)
         if hidden:

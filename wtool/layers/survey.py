@@ -44,23 +44,35 @@ def judge_all(
 
 
 def agree(judged: Iterable[tuple[Tensor, Judgement]]) -> list[tuple[Tensor, Judgement]]:
-    """The judgements of layers made to agree: a random bias is fresh only beside fresh weights.
+    """The judgements of layers made to agree: a layer is trained as a whole.
 
-    A bias has too few values to show that it was trained; its layer's weight has enough.
+    A weight whose bias has left every start was trained with it, however random it looks; so were
+    the other weights of a recurrent or attention layer. A bias has too few values to show that it
+    was not trained: a random one is fresh only beside a fresh weight.
     """
-    judged = list(judged)
-    trained = {
-        split_leaf(tensor.name)[0]
-        for tensor, judgement in judged
-        if tensor.role == "weight" and not judgement.is_fresh
-    }
-    seen = {split_leaf(tensor.name)[0] for tensor, _ in judged if tensor.role == "weight"}
-    answer = []
+    layers: dict[str, list[tuple[Tensor, Judgement]]] = {}
     for tensor, judgement in judged:
-        module = split_leaf(tensor.name)[0]
-        random = judgement.is_fresh and judgement.distance is not None
-        if tensor.role == "bias" and random and (module in trained or module not in seen):
-            reason = "too few values, and its weight is not fresh"
-            judgement = replace(judgement, verdict="undecided", reason=reason)
-        answer.append((tensor, judgement))
-    return answer
+        layers.setdefault(split_leaf(tensor.name)[0], []).append((tensor, judgement))
+    answer: dict[str, Judgement] = {}
+    for members in layers.values():
+        evidence = _trained_member(members)
+        weights = [judgement for tensor, judgement in members if tensor.role == "weight"]
+        for tensor, judgement in members:
+            if judgement.is_fresh and evidence and tensor.role == "weight":
+                reason = f"{split_leaf(evidence.name)[1]} of its layer was trained"
+                judgement = replace(judgement, verdict="trained", reason=reason)
+            elif judgement.is_fresh and judgement.distance is not None and tensor.role == "bias":
+                if evidence or not weights or not all(weight.is_fresh for weight in weights):
+                    reason = "its weight is not fresh"
+                    judgement = replace(judgement, verdict="undecided", reason=reason)
+            answer[tensor.name] = judgement
+    return [(tensor, answer[tensor.name]) for members in layers.values() for tensor, _ in members]
+
+
+def _trained_member(members: list[tuple[Tensor, Judgement]]) -> Tensor | None:
+    """The tensor of a layer that shows that the layer was trained, None where none does."""
+    for tensor, judgement in members:
+        whole = tensor.role == "bias" or tensor.kind in ("recurrent", "attention")
+        if whole and judgement.verdict == "trained" and tensor.layer:
+            return tensor
+    return None
