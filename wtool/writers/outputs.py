@@ -3,8 +3,11 @@
 A set of files (shards and their index) is written under temporary names first; then every file is
 renamed, the one that makes the set whole last. On any failure the temporary files are removed and
 the old files put back. A killed process leaves files named `.NAME.RANDOM.wtool-partial`, which no
-reader takes for weights. Bytes go out by plain `write`: measured as fast as `copy_file_range` on
-ext4.
+reader takes for weights.
+
+Bytes go out by plain `write`, and to the disk meanwhile by a thread: 1.5 GB took 0.44 s and 0.00 s
+for the last sync, against 0.42 s and 0.42 s without the thread, and 0.46 to 0.9 s for `cp`, which
+does not sync (ext4; `copy_file_range` in place of `write` was no faster).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +28,8 @@ from wtool.errors import OutputError, OutputExists
 PARTIAL_SUFFIX = ".wtool-partial"
 # Ends the name of an old file while a set of new ones takes its place.
 OLD_SUFFIX = ".wtool-old"
+# So many bytes are written before the disk is asked to take them.
+FLUSH_BYTES = 32 << 20
 # Longest name of a file on every common file system; the temporary name must fit as well.
 MAX_NAME_BYTES = 255
 
@@ -38,6 +44,9 @@ class Output:
         self.path = os.fspath(path)
         self.temporary = _temporary_name(self.path, PARTIAL_SUFFIX)
         self.position = 0
+        self._flushed = 0
+        self._flusher: _Flusher | None = None
+        self._fd = -1
         try:
             self._fd = os.open(
                 self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
@@ -55,6 +64,11 @@ class Output:
         except OSError as error:
             raise write_error(self.path, error) from error
         self.position += len(view)
+        if self.position - self._flushed >= FLUSH_BYTES:
+            self._flushed = self.position
+            if self._flusher is None:
+                self._flusher = _Flusher(self._fd)
+            self._flusher.ask()
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Overwrite bytes that were written before, from byte `offset` on; `position` stays."""
@@ -66,8 +80,11 @@ class Output:
             raise write_error(self.path, error) from error
 
     def sync(self) -> None:
-        """Wait until the bytes are on the disk, and close the file."""
+        """Wait until the bytes are on the disk, and close the file; a second call does nothing."""
+        if self._fd < 0:
+            return
         try:
+            self._stop_flusher()
             os.fsync(self._fd)
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -76,11 +93,54 @@ class Output:
 
     def discard(self) -> None:
         """Close and remove the temporary file; allowed at any time, any number of times."""
+        with contextlib.suppress(OSError):
+            self._stop_flusher()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.temporary)
+
+    def _stop_flusher(self) -> None:
+        flusher, self._flusher = self._flusher, None
+        if flusher is not None:
+            flusher.stop()
+
+
+class _Flusher:
+    """A thread that sends written bytes to the disk while more are written."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._asked = threading.Event()
+        self._stopping = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="wtool-flusher", daemon=True)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Flush what is written by now, soon."""
+        self._asked.set()
+
+    def stop(self) -> None:
+        """Wait for the thread; raises the error that it met: the system reports each only once."""
+        self._stopping = True
+        self._asked.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            if self._stopping:
+                return
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self._error = error
+                return
 
 
 class OutputSet:

@@ -89,7 +89,10 @@ class Plan:
         refuse_targets(paths, self.nbytes, force=force)
         with OutputSet() as outputs:
             for file in self.files:
-                file.write(outputs.create(file.path))
+                output = outputs.create(file.path)
+                file.write(output)
+                # Here and not at the end: a thousand shards are not kept open.
+                output.sync()
         return paths
 
 
