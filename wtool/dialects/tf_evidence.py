@@ -6,6 +6,7 @@ one that cannot be read leaves a note and the kinds unsaid.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -88,6 +89,16 @@ def state_kinds(
         if tensor.kind is None and tensor.role not in ("optimizer", "ema", "other"):
             tensor.kind = kinds.get(name)
     return tuple(notes)
+
+
+def may_have_variables(path: str) -> bool:
+    """Whether the graph in `path` may have variables: only one that was read can have none."""
+    data = _read(path, [])
+    graph = None if data is None else _parse(path, data, [])
+    if graph is None or any(filter(None, itertools.chain.from_iterable(graph.captured.values()))):
+        return True
+    scopes = graph.scopes.values()
+    return any(operation.variable for scope in scopes for operation in scope.operations)
 
 
 def _read(path: str, notes: list[str]) -> bytes | None:

@@ -27,6 +27,7 @@ from wtool.extents import Extent
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"
+_ATTRIBUTES = "/.ATTRIBUTES/"
 # All paths together; long names over a long way to many variables would multiply.
 MAX_PATH_CHARACTERS = 64 << 20
 # Where Keras 3's optimizers list the model's own weights.
@@ -68,7 +69,7 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
     """
     graph = next((extent for key, extent in stored if key == GRAPH_KEY), None)
     if graph is None:
-        tensors = [Tensor(key, key, extent, _own_role(extent)) for key, extent in stored]
+        tensors = [Tensor(key, key, extent, _own_role(key, extent)) for key, extent in stored]
         return Named(tensors, [key for key, _ in stored])
     try:
         if not isinstance(graph, BundleStrings) or graph.shape != ():
@@ -99,7 +100,7 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
 
 
 def _describe(stored: Sequence[tuple[str, Extent]], nodes: list[Node]) -> list[_Value]:
-    values = {key: _Value(key, extent, role=_own_role(extent)) for key, extent in stored}
+    values = {key: _Value(key, extent, role=_own_role(key, extent)) for key, extent in stored}
     values[GRAPH_KEY].path = (GRAPH_KEY,)
     places = walk(nodes)
     averages = {
@@ -150,9 +151,11 @@ def _stated_role(place: Place, path: tuple[str, ...], places: dict[int, Place]) 
     return "other" if BOOKKEEPING_EDGES.intersection(path) else None
 
 
-def _own_role(extent: Extent) -> str | None:
-    """Strings, iterators and resources are no weights, whatever they are called."""
-    return "other" if extent.dtype.kind in ("string", "opaque") else None
+def _own_role(key: str, extent: Extent) -> str | None:
+    """Strings, iterators, resources and what a table or dataset saves of itself are no weights."""
+    attribute = key.rpartition(_ATTRIBUTES)[2] if _ATTRIBUTES in key else VALUE
+    other = extent.dtype.kind in ("string", "opaque") or attribute != VALUE
+    return "other" if other else None
 
 
 def _duplicates(values: list[_Value]) -> dict[str, str]:

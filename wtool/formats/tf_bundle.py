@@ -10,7 +10,7 @@ import os
 
 from wtool.checkpoint import Checkpoint, build
 from wtool.dialects.tf_bundle import DATA_NAME, read_bundle
-from wtool.dialects.tf_evidence import state_kinds
+from wtool.dialects.tf_evidence import may_have_variables, state_kinds
 from wtool.dialects.tf_objects import name_tensors
 from wtool.dialects.tf_paths import Target, find_target, siblings
 from wtool.errors import MissingInput
@@ -29,7 +29,8 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     target = find_target(probe.path)
     if target is None:
         raise MissingInput("no TensorFlow checkpoint", path=probe.path)
-    _check_index(target)
+    if not os.path.exists(target.prefix + ".index"):
+        return _without_index(probe, target)
     bundle = read_bundle(target.prefix)
     named = name_tensors(bundle.tensors)
     evidence = state_kinds(
@@ -45,11 +46,9 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     )
 
 
-def _check_index(target: Target) -> None:
-    """MissingInput, saying what is there instead, where the target has no index."""
+def _without_index(probe: Probe, target: Target) -> Checkpoint:
+    """An empty checkpoint for a SavedModel whose graph has no variables; else MissingInput."""
     index = target.prefix + ".index"
-    if os.path.exists(index):
-        return
     data = siblings(target.prefix, DATA_NAME)
     if data:
         raise MissingInput(
@@ -57,9 +56,15 @@ def _check_index(target: Target) -> None:
             path=index,
             hint=f"{os.path.basename(data[0])} holds values without names or shapes",
         )
-    raise MissingInput(
-        "no such checkpoint", path=target.prefix, expected=f"a file {os.path.basename(index)}"
-    )
+    if target.directory is None:
+        raise MissingInput(
+            "no such checkpoint", path=target.prefix, expected=f"a file {os.path.basename(index)}"
+        )
+    graph = os.path.join(target.directory, "saved_model.pb")
+    if not os.path.isfile(graph) or may_have_variables(graph):
+        raise MissingInput("the SavedModel's variables are missing", path=index)
+    note = "the model has no variables; constants inside its graph are not weights to wtool"
+    return build(probe.path, FORMAT.name, (), notes=(note,), files=(graph,))
 
 
 FORMAT = Format("tensorflow", "TensorFlow checkpoint", (".index",), claims, open_file)
