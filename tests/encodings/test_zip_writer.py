@@ -39,7 +39,7 @@ def rebuilt(key: str, numel: int) -> Call:
 
 
 def test_members_beyond_4_gib_are_found_by_torch_and_zipfile(tmp_path):
-    sizes = {"0": 5 * GIB, "1": 3, "2": (1 << 32) - 1, "3": (1 << 32) - 2, "4": 2}
+    sizes = {"0": 5 * GIB, "1": 2, "2": (1 << 32) - 1, "3": (1 << 32) - 2, "4": 2}
     root = Dict((key, rebuilt(key, size)) for key, size in sizes.items())
     pickled = dumps(root)
     records = [("archive/data.pkl", len(pickled), pickled)]
@@ -53,7 +53,7 @@ def test_members_beyond_4_gib_are_found_by_torch_and_zipfile(tmp_path):
         ]
         for key, size in sizes.items():
             with archive.open(f"archive/data/{key}") as member:
-                assert member.read(2 if size == 2 else 1) == marks[key][: 2 if size == 2 else 1]
+                assert member.read(2) == marks[key]
     found = torch.load(tmp_path / "big.pth", weights_only=True, mmap=True)
     for key, size in sizes.items():
         assert found[key].shape == (size,)
