@@ -20,6 +20,7 @@ from wtool.errors import MissingInput, UnknownFormat, UsageError, WtoolError
 from wtool.sources import FileSource, Source, read_bytes
 
 if TYPE_CHECKING:
+    from wtool.encodings.hdf5_file import Hdf5File
     from wtool.encodings.zip_directory import ZipDirectory
 
 HEAD_BYTES = 4096
@@ -79,6 +80,15 @@ class Probe:
         directory = self.zip_directory
         return frozenset() if directory is None else frozenset(directory.members)
 
+    @cached_property
+    def hdf5(self) -> Hdf5File | None:
+        """The tree of an HDF5 file; None for what is not one. Raises where it is broken."""
+        if not self.head.startswith(b"\x89HDF\r\n\x1a\n"):
+            return None
+        from wtool.encodings.hdf5_file import read_file
+
+        return read_file(self.source)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -103,12 +113,17 @@ _MODULES = (
     "sharded",
     "npy",
     "npz",
+    "keras_h5",
+    "keras_weights_h5",
+    "keras_archive",
+    "keras_shards",
     "model_directory",
     "torch_zip",
     "torch_legacy",
     "torch_tar",
     "torch_script",
     "torch_export",
+    "torch_distributed",
     "tf_bundle",
     "tf_v1",
 )

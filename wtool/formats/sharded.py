@@ -1,7 +1,7 @@
 """A model split over several files, joined by an index: `{"metadata": {...}, "weight_map": {...}}`.
 
-Hugging Face's `*.safetensors.index.json` and `*.bin.index.json`, where the map gives each tensor's
-file; Keras's `*.weights.json`, where it gives the files of each group of variables. Tensors are in
+Hugging Face's `*.safetensors.index.json` and `*.bin.index.json`: the map gives each tensor's file
+(Keras's `*.weights.json` is another format, `keras_shards`). Tensors are in
 the order of the map. Each shard is opened by its own format, whichever that is.
 
 An index is untrusted: its shards must lie beside it, each named tensor must be in its shard.
@@ -24,14 +24,24 @@ MAX_INDEX_NBYTES = 100_000_000
 MAX_SHARDS = 100_000
 # How many names a message lists before it says "...".
 MAX_LISTED = 3
-SUFFIXES = (".safetensors.index.json", ".bin.index.json", ".weights.json")
+SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 
 
 def claims(probe: Probe) -> bool:
     """A JSON object with a weight map; in a long file whose map begins late, the name helps."""
+    return looks_like_index(probe, SUFFIXES) and not is_of_keras(probe)
+
+
+def looks_like_index(probe: Probe, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file is a JSON object with a weight map, as its first bytes and name tell."""
     if not probe.head.lstrip(b" \t\r\n").startswith(b"{"):
         return False
-    return b'"weight_map"' in probe.head or probe.name.lower().endswith(SUFFIXES)
+    return b'"weight_map"' in probe.head or probe.name.lower().endswith(suffixes)
+
+
+def is_of_keras(probe: Probe) -> bool:
+    """Whether the shards are Keras's, whose map has a format of its own."""
+    return b'.weights.h5"' in probe.head or probe.name.lower().endswith(".weights.json")
 
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
@@ -39,10 +49,6 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     refuse_root(root, "a sharded model")
     index = read_index(probe)
     weight_map = index["weight_map"]
-    if any(type(files) is list for files in weight_map.values()):
-        from wtool.formats.keras_weights_h5 import open_shards
-
-        return open_shards(probe, index)
     by_shard = group_by_shard(weight_map)
     shards = open_shard_files(os.path.dirname(probe.path), by_shard)
     tensors = [find_tensor(name, shard, shards) for name, shard in weight_map.items()]
