@@ -8,8 +8,10 @@ Source: torch 2.13 `torch/serialization.py`, `caffe2/serialize/inline_container.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from wtool.encodings.pickle_nodes import Persistent
 from wtool.encodings.zip_directory import STORED, ZipDirectory, read_directory
 from wtool.errors import MalformedInput, shorten
 from wtool.sources import Source, absolute
@@ -90,15 +92,22 @@ class TorchArchive:
             raise MalformedInput(f"zip file without a record '{record}'", path=self.source.name)
         return self.directory.read(member, max_bytes)
 
-    def pickle(self, record: str) -> Pickled:
-        """A record that is a pickle; bytes after its end are refused."""
+    def pickle(self, record: str, persistent: Callable[[Any], Any] = Persistent) -> Pickled:
+        """A record that is a pickle; bytes after its end are refused. persistent: see `parse`."""
         from wtool.encodings.pickle_machine import MAX_PICKLE_BYTES, parse
 
         member = self.directory.find(f"{self.prefix}/{record}")
         data = self.read(record, MAX_PICKLE_BYTES)
         stored = member is not None and member.method == STORED
         base = self.directory.data_start(member) if member is not None and stored else 0
-        return parse(data, name=record, path=self.source.name, base=base, allow_trailing=False)
+        return parse(
+            data,
+            name=record,
+            path=self.source.name,
+            base=base,
+            allow_trailing=False,
+            persistent=persistent,
+        )
 
     def reader(self, folder: str = "data") -> ObjectReader:
         """Finds the tensors of a pickle whose storages are the records of `folder`."""

@@ -12,8 +12,11 @@ from typing import Any
 
 from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe
-from wtool.errors import MalformedInput, UnsupportedError
+from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError
 from wtool.extents import check_shape
+
+# Chunks of one tensor: the largest jobs have some ten thousand ranks.
+MAX_CHUNKS = 100_000
 
 _MODULE = "torch.distributed.checkpoint.metadata"
 METADATA = f"{_MODULE}.Metadata"
@@ -94,6 +97,10 @@ def _entry(name: str, value: Any, path: Any) -> Entry:
     chunks = fields.get("chunks")
     if not isinstance(chunks, list):
         raise MalformedInput("tensor without a list of chunks", tensor=name)
+    if len(chunks) > MAX_CHUNKS:
+        raise UnsafeInput(
+            "too many chunks", tensor=name, expected=f"at most {MAX_CHUNKS}", found=len(chunks)
+        )
     shape = check_shape(_sizes(fields.get("size"), name))
     return Entry(
         name,
