@@ -22,8 +22,8 @@ _MODULES = {
     "torch": "torch_zip",
     "tensorflow": "tf_bundle",
     "npz": "npz",
+    "keras": "keras_h5",
 }
-# Longest match first.
 _SUFFIXES = {
     ".safetensors": "safetensors",
     ".pth": "torch",
@@ -31,6 +31,8 @@ _SUFFIXES = {
     ".bin": "torch",
     ".index": "tensorflow",
     ".npz": "npz",
+    ".h5": "keras",
+    ".hdf5": "keras",
 }
 
 CONTAINERS = tuple(_MODULES)

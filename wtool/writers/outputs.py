@@ -70,7 +70,7 @@ class Output:
                 self._flusher = _Flusher(self._fd)
             self._flusher.ask()
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Overwrite bytes that were written before, from byte `offset` on; `position` stays."""
         done = 0
         try:

@@ -23,7 +23,9 @@ LOSSES = {
 # Extras that a reader found out about the file; they are not in it.
 DERIVED_EXTRAS = frozenset(("duplicates",))
 # Metadata that describes the source's container; the target has its own.
-CONTAINER_FACTS = frozenset(("torch version record", "byte order", "total_size"))
+CONTAINER_FACTS = frozenset(
+    ("torch version record", "byte order", "total_size", "keras_version", "backend")
+)
 # More names than this in one message help nobody.
 NAMED_AT_MOST = 5
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from wtool.checkpoint import Tensor
+from wtool.dtypes import DType
 from wtool.errors import UnsupportedError
 from wtool.writers.plans import Loss, names_of
 
@@ -19,12 +20,18 @@ class Filled:
     losses: list[Loss]
 
 
+def is_same(tensor: DType, slot: DType) -> bool:
+    """Whether the types are one and the same."""
+    return tensor is slot
+
+
 def fill(
     tensors: Sequence[Tensor],
     slots: Sequence[Tensor],
     template: str | os.PathLike[str],
     *,
     keep: Collection[str] = (),
+    fits: Callable[[DType, DType], bool] = is_same,
 ) -> Filled:
     """Each of the template's `slots` with the tensor of the same name, or of the slot's key.
 
@@ -47,7 +54,7 @@ def fill(
             continue
         placed.add(tensor.name)
         values[slot.name] = tensor
-        if tensor.shape != slot.shape or tensor.dtype is not slot.dtype:
+        if tensor.shape != slot.shape or not fits(tensor.dtype, slot.dtype):
             refused.append(
                 f"'{slot.name}' is {slot.dtype.name} {list(slot.shape)} there, "
                 f"{tensor.dtype.name} {list(tensor.shape)} here"
