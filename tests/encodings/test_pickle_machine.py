@@ -25,7 +25,7 @@ from wtool.encodings.pickle_nodes import (
     Size,
     describe,
 )
-from wtool.errors import InputError, MalformedInput, TruncatedInput, UnsafeInput, WtoolError
+from wtool.errors import InputError, MalformedInput, TruncatedInput, UnsafeInput
 from wtool.sources import BytesSource
 
 
@@ -416,5 +416,5 @@ def test_mutations_never_raise_anything_else():
                 data[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 2**31, 2**32 - 1)))
         try:
             describe(parse(bytes(data)).value)
-        except WtoolError as error:
-            assert error.exit_code == 3
+        except InputError:
+            continue

@@ -11,7 +11,7 @@ import pytest
 from zip_bytes import Entry, build, deflate
 
 from wtool.encodings.zip_directory import read_directory
-from wtool.errors import InputError, MalformedInput, TruncatedInput, UnsafeInput, WtoolError
+from wtool.errors import InputError, MalformedInput, TruncatedInput, UnsafeInput
 from wtool.sources import BytesSource, read_bytes
 
 
@@ -312,5 +312,5 @@ def test_mutations_never_raise_anything_else():
                 del data[at : at + rng.randint(1, 8)]
         try:
             read_all(bytes(data))
-        except WtoolError as error:
-            assert error.exit_code == 3
+        except InputError:
+            continue

@@ -19,9 +19,11 @@ from wtool.errors import MalformedInput, UnsafeInput, WtoolError
 # Python's own limit for nested calls; torch.save cannot write deeper than this.
 MAX_DEPTH = 1000
 # Entries of shared containers that are walked again. Modules are shared a few times, not thousands.
-MAX_REPEATS = 300_000
+MAX_REPEATS = 200_000
 MAX_NAME_CHARACTERS = 64 << 10
-MAX_ALL_NAME_CHARACTERS = 128 << 20
+# All names together, and 8 bytes for each key of a path: a long key above many entries multiplies.
+MAX_ALL_NAME_CHARACTERS = 64 << 20
+KEY_CHARACTERS = 9
 
 _SCALARS = frozenset((str, ByteText, bytes, bytearray, int, float, complex, bool, type(None)))
 # Of an object's own attributes, those of a module that lead to its tensors.
@@ -56,6 +58,7 @@ class _Frame:
     path: tuple[str, ...]
     role: str | None
     node: Any
+    characters: int
 
 
 def walk(root: Any, reader: ObjectReader) -> Walked:
@@ -67,7 +70,7 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
     result = Walked()
     seen: set[int] = set()
     open_ids: set[int] = set()
-    frames = [_Frame(iter((("", root),)), (), None, None)]
+    frames = [_Frame(iter((("", root),)), (), None, None, 0)]
     repeats = characters = 0
     while frames:
         frame = frames[-1]
@@ -76,9 +79,14 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
         for component, child in frame.entries:
             here = path if top else (*path, component)
             kind = type(child)
-            characters += len(component)
-            if characters > MAX_ALL_NAME_CHARACTERS or len(component) > MAX_NAME_CHARACTERS:
-                raise UnsafeInput("names too long", expected=f"at most {MAX_NAME_CHARACTERS}")
+            length = frame.characters + len(component) + KEY_CHARACTERS
+            characters += length
+            if length > MAX_NAME_CHARACTERS or characters > MAX_ALL_NAME_CHARACTERS:
+                raise UnsafeInput(
+                    "names too long",
+                    expected=f"at most {MAX_NAME_CHARACTERS} characters, "
+                    f"{MAX_ALL_NAME_CHARACTERS} in all",
+                )
             if kind is Call or kind is Persistent:
                 try:
                     found = reader.find(child)
@@ -114,8 +122,7 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
                     )
             seen.add(id(child))
             open_ids.add(id(child))
-            characters += sum(map(len, here))
-            frames.append(_Frame(entries, here, inner_role, child))
+            frames.append(_Frame(entries, here, inner_role, child, length))
             break
         else:
             open_ids.discard(id(frame.node))
