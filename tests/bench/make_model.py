@@ -1,12 +1,13 @@
 """The model of the benches: 370 million parameters in 292 tensors, a decoder of 24 blocks.
 
-python tests/bench/make_model.py FOLDER [--dtype float32] [--size full] writes FOLDER/FULL-float32.pth.
+python tests/bench/make_model.py FOLDER --dtype float32 --size full writes full-float32.pth there.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 
 # blocks, width, vocabulary, positions
@@ -52,7 +53,7 @@ def make_model(folder: str, dtype: str = "float32", size: str = "full") -> str:
     for name, shape in shapes(size):
         if len(shape) == 2:
             values = torch.randn(shape, generator=generator) * 0.02
-        elif name.endswith("ln_1.weight") or name.endswith("ln_2.weight"):
+        elif name.endswith(("ln_1.weight", "ln_2.weight")):
             values = torch.ones(shape) + torch.randn(shape, generator=generator) * 0.05
         else:
             values = torch.randn(shape, generator=generator) * 0.01
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="full")
     chosen = parser.parse_args()
     os.makedirs(chosen.folder, exist_ok=True)
-    print(make_model(chosen.folder, chosen.dtype, chosen.size))
+    sys.stdout.write(make_model(chosen.folder, chosen.dtype, chosen.size) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import report_command
+from wtool.commands import report_command, stats_units
 from wtool.commands.grouping import CHOICES, group_of
 from wtool.commands.stats_rows import STATISTICS, Group, columns, footer, statistics, totals
 from wtool.errors import UsageError
@@ -17,13 +17,16 @@ from wtool.report import Column, Report
 
 if TYPE_CHECKING:
     from wtool.kernels.measure import Measured
+    from wtool.kernels.moments import Moments
 
 
 def stats(
     checkpoint: Checkpoint,
     *,
     by: str = "tensor",
+    units: bool = False,
     quantiles: bool = True,
+    exact: bool = False,
     sort: str | None = None,
     top: int | None = None,
     jobs: int | None = None,
@@ -33,23 +36,29 @@ def stats(
     """Measure the values: mean, std, extremes, norms, zeros, NaN, quantiles, a histogram.
 
     All is over the finite values and accumulated in float64; std is that of the population, and
-    kurtosis is 3 for a normal distribution. Quantiles are exact for types up to 16 bits, within
-    2^-8 of the value for wider ones. Complex numbers count as two real values each. Tied tensors
-    count once in a group. The last lines name what deserves a look.
+    kurtosis is 3 for a normal distribution. Quantiles are exact for types up to 16 bits; of wider
+    ones they are within 2^-8 of the value, or exact with --exact, which reads the file again.
+    Complex numbers count as two real values each. Tied tensors count once in a group. The last
+    lines name what deserves a look.
+
+    With --units a row is a weight and says of its output units: their norms, how many are dead (all
+    zero) or duplicate (equal to another), and the largest norm over the median.
 
     \b
     Example:
       wtool stats fixtures/digits-cnn.pth
       wtool stats fixtures/digits-cnn.pth --by kind --format json
     """
+    if units:
+        return _report_units(checkpoint, by, sort, top, jobs, executor, progress)
     group = None if by == "tensor" else group_of(by)
-    _check_column(sort)
+    _check_column(sort, ("name", "count", *STATISTICS))
     aliases = checkpoint.aliases
     tensors = [t for t in checkpoint if group is None or t.name not in aliases]
     whole = Group()
     groups: dict[str, Group] = {}
     rows: dict[str, dict[str, Any]] = {}
-    seen: dict[str, Any] = {}
+    seen: dict[str, Moments] = {}
     if group is not None:
         groups = {group(tensor): Group() for tensor in tensors}
     for tensor, measured in measure_tensors(tensors, quantiles, jobs, executor, progress):
@@ -64,10 +73,14 @@ def stats(
     nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name not in aliases)
     if group is None:
         answer = [rows[tensor.name] for tensor in tensors]
+        members = [[tensor] for tensor in tensors]
         leading = [Column("name"), Column("dtype"), *_HIDDEN]
     else:
-        answer = [_group_row(name, group) for name, group in groups.items()]
+        answer = [_group_row(name, one) for name, one in groups.items()]
+        members = [[t for t in one.tensors if t.name in seen] for one in groups.values()]
         leading = [Column("group"), Column("tensors", "tensors")]
+    if exact:
+        _make_exact(answer, members, jobs, executor)
     return Report(
         command="stats",
         columns=columns(answer, *leading),
@@ -77,6 +90,59 @@ def stats(
         sources=[checkpoint.path],
         footer=footer(whole, nbytes, [(t, seen[t.name]) for t in tensors if t.name in seen]),
     )
+
+
+def _report_units(
+    checkpoint: Checkpoint,
+    by: str,
+    sort: str | None,
+    top: int | None,
+    jobs: int | None,
+    executor: Executor | None,
+    progress: Callable[[int, int], None] | None,
+) -> Report:
+    if by != "tensor":
+        raise UsageError("--units has a row for each tensor", expected="--by tensor", found=by)
+    _check_column(sort, stats_units.SORTABLE)
+    rows = stats_units.unit_rows(checkpoint, jobs, executor, progress)
+    return Report(
+        command="stats",
+        columns=stats_units.COLUMNS,
+        rows=_arrange(rows, sort, top),
+        totals={name: sum(row[name] for row in rows) for name in ("units", "dead", "duplicate")},
+        notes=checkpoint.notes,
+        sources=[checkpoint.path],
+        footer=stats_units.unit_lines(rows),
+    )
+
+
+def _make_exact(
+    rows: Sequence[dict[str, Any]],
+    members: Sequence[Sequence[Tensor]],
+    jobs: int | None,
+    executor: Executor | None,
+) -> None:
+    """Put exact quantiles into the rows that have bounded ones; reads their tensors again."""
+    from wtool.kernels.quantiles import QUANTILES
+    from wtool.kernels.selection import select_from_tensors
+
+    def improve(index: int) -> None:
+        row, tensors = rows[index], members[index]
+        narrow = all(t.dtype.bits <= 16 for t in tensors)
+        if row.get("p50") is None or narrow:
+            return
+        values = sum(t.count * t.dtype.components for t in tensors)
+        finite = values - row["nan"] - row["inf"]
+        answers = select_from_tensors(tensors, finite, tuple(QUANTILES.values()))
+        row.update(zip(QUANTILES, answers, strict=True))
+
+    pool = executor or ThreadPoolExecutor(jobs)
+    try:
+        for _ in pool.map(improve, range(len(rows))):
+            pass
+    finally:
+        if executor is None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 _HIDDEN = tuple(Column(name, hidden=True) for name in ("shape", "role", "alias"))
@@ -146,12 +212,12 @@ def _tensor_row(
 
 
 def _group_row(name: str, group: Group) -> dict[str, Any]:
-    row = {"group": name, "tensors": group.tensors, "count": group.count}
+    row = {"group": name, "tensors": len(group.tensors), "count": group.count}
     return row | statistics(group.moments, group.values)
 
 
-def _check_column(sort: str | None) -> None:
-    known = ("name", "count", *(name for name in STATISTICS if name != "histogram"))
+def _check_column(sort: str | None, known: Sequence[str]) -> None:
+    known = [name for name in known if name != "histogram"]
     if sort is not None and sort not in known:
         raise UsageError("cannot sort by this column", expected=", ".join(known), found=sort)
 
@@ -191,6 +257,10 @@ COMMAND = report_command(
         default=True,
         help="Whether to count values for quantiles and the histogram (default: yes).",
     ),
+    click.Option(
+        ["--exact"], is_flag=True, help="Exact quantiles of types wider than 16 bits: more passes."
+    ),
+    click.Option(["--units"], is_flag=True, help="The output units of every weight instead."),
     click.Option(["--sort"], metavar="COLUMN", help="Rows by this column, the largest first."),
     click.Option(["--top"], type=click.IntRange(0), metavar="N", help="Only the first N rows."),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ _SHOWN_IF_ANY = ("nan", "inf")
 _UNITS = {"count": "elements", "histogram": "values per bin from min to max"} | dict.fromkeys(
     ("zeros", "nan", "inf", "subnormal"), "values"
 )
+# What deserves a look, the worst first: the end of a sentence on one tensor, on several.
+_FINDINGS = (
+    ("holds NaN", "hold NaN"),
+    ("holds an infinity", "hold infinities"),
+    ("holds a negative variance", "hold negative variances"),
+    ("holds a zero", "hold a zero"),
+    ("is constant", "are constant"),
+)
 # A footer line names so many tensors, then counts the rest.
 _NAMED = 3
 
@@ -37,7 +46,7 @@ class Group:
     def __init__(self) -> None:
         from wtool.kernels.moments import EMPTY
 
-        self.tensors = 0
+        self.tensors: list[Tensor] = []
         self.count = 0
         self.moments: Moments = EMPTY
         self._parts: list[Counted] = []
@@ -47,7 +56,7 @@ class Group:
         from wtool.kernels.moments import merge
         from wtool.kernels.quantiles import merge_counted
 
-        self.tensors += 1
+        self.tensors.append(tensor)
         self.count += tensor.count
         if measured is None:
             return
@@ -93,7 +102,7 @@ def totals(whole: Group, nbytes: int) -> dict[str, int]:
     """Numbers of the whole model that add up over models."""
     moments = whole.moments
     return {
-        "tensors": whole.tensors,
+        "tensors": len(whole.tensors),
         "count": whole.count,
         "nbytes": nbytes,
         "zeros": moments.zeros,
@@ -105,13 +114,14 @@ def totals(whole: Group, nbytes: int) -> dict[str, int]:
 
 def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) -> list[str]:
     """What was measured, then what deserves a look, one line each."""
-    found: dict[str, list[str]] = {}
+    found: list[list[str]] = [[] for _ in _FINDINGS]
     for tensor, moments in seen:
         for finding in _findings(tensor, moments):
-            found.setdefault(finding, []).append(tensor.name)
-    lines = [f"{whole.tensors:,} tensors, {whole.count:,} elements, {human_bytes(nbytes)}"]
-    for finding, names in sorted(found.items()):
-        one, many = finding.split("|")
+            found[finding].append(tensor.name)
+    lines = [f"{len(whole.tensors):,} tensors, {whole.count:,} elements, {human_bytes(nbytes)}"]
+    for (one, many), names in zip(_FINDINGS, found, strict=True):
+        if not names:
+            continue
         if len(names) == 1:
             lines.append(f"{names[0]} {one}")
             continue
@@ -120,20 +130,19 @@ def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) ->
     return lines
 
 
-def _findings(tensor: Tensor, moments: Moments) -> Iterable[str]:
-    """Sentences without their subject, for one tensor and for many."""
+def _findings(tensor: Tensor, moments: Moments) -> Iterable[int]:
+    """Places in _FINDINGS of what holds of one tensor."""
     if moments.nan:
-        yield "holds NaN|hold NaN"
+        yield 0
     if moments.inf:
-        yield "holds an infinity|hold infinities"
+        yield 1
     low, high = moments.minimum, moments.maximum
     if low is None or high is None:
         return
-    leaf = tensor.name.rpartition(".")[2].rpartition("/")[2]
-    if leaf in ("running_var", "moving_variance"):
+    if re.split(r"[./]", tensor.name)[-1] in ("running_var", "moving_variance"):
         if low < 0:
-            yield "holds a negative variance|hold a negative variance"
+            yield 2
         elif moments.zeros:
-            yield "holds a zero|hold a zero"
+            yield 3
     if tensor.role == "weight" and tensor.kind != "norm" and moments.finite > 1 and low == high:
-        yield "is constant|are constant"
+        yield 4

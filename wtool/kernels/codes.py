@@ -24,21 +24,35 @@ _FEW_CODES = 512
 
 @dataclass(frozen=True, slots=True)
 class CodeTable:
-    """What the codes of one type mean, one entry per code.
+    """What the codes of one type mean, one entry per code where not said otherwise.
 
-    values: float64. mantissas, exponents: int64, value = mantissa * 2**exponent, mantissa 0 where
-    the value is not finite. nan, inf, zero, subnormal: bool. integral: whether minimum and maximum
-    are integers.
+    order: codes of finite values, from the lowest value up. nan, inf: codes of these.
+    values: float64. mantissas, exponents: int64 with value = mantissa * 2**exponent where finite.
+    zero, subnormal: bool. integral: whether minimum and maximum are integers.
     """
 
     values: np.ndarray
-    mantissas: np.ndarray
-    exponents: np.ndarray
+    order: np.ndarray
     nan: np.ndarray
     inf: np.ndarray
+    mantissas: np.ndarray
+    exponents: np.ndarray
     zero: np.ndarray
     subnormal: np.ndarray
     integral: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCounts:
+    """The codes of finite values that occur, from the lowest value up, and how often: (n,) int64.
+
+    nan, inf: how many values are these.
+    """
+
+    codes: np.ndarray
+    counts: np.ndarray
+    nan: int
+    inf: int
 
 
 def is_coded(dtype: DType) -> bool:
@@ -68,30 +82,48 @@ def code_table(name: str) -> CodeTable:
     subnormal = np.zeros(len(codes), bool)
     if dtype.kind == "float":
         subnormal = ~zero & (np.abs(values) < _smallest_normal(dtype))
+    order = np.argsort(values, kind="stable")
     return CodeTable(
         values,
+        order[np.isfinite(values[order])],
+        np.flatnonzero(np.isnan(values)),
+        np.flatnonzero(np.isinf(values)),
         (fractions * (1 << _MANTISSA_BITS)).astype(np.int64),
         exponents.astype(np.int64) - _MANTISSA_BITS,
-        np.isnan(values),
-        np.isinf(values),
         zero,
         subnormal,
         dtype.kind != "float",
     )
 
 
-def measure_codes(name: str, codes: np.ndarray, counts: np.ndarray) -> Moments:
-    """Moments of a tensor of type `name` that holds each of (n,) codes so often, (n,) int64."""
-    if not len(codes):
-        return EMPTY
+def sort_counts(name: str, counts: np.ndarray) -> CodeCounts:
+    """CodeCounts of type `name` from a count for every code, (codes,) int64."""
     table = code_table(name)
-    nan = int(counts[table.nan[codes]].sum())
-    inf = int(counts[table.inf[codes]].sum())
-    if nan or inf:
-        kept = ~(table.nan[codes] | table.inf[codes])
-        codes, counts = codes[kept], counts[kept]
-        if not len(codes):
-            return Moments(nan=nan, inf=inf)
+    ordered = counts[table.order]
+    found = np.flatnonzero(ordered)
+    return CodeCounts(
+        table.order[found],
+        ordered[found],
+        int(counts[table.nan].sum()),
+        int(counts[table.inf].sum()),
+    )
+
+
+def sort_codes(name: str, codes: np.ndarray, counts: np.ndarray) -> CodeCounts:
+    """CodeCounts of type `name` from some codes, (n,), and the count of each, (n,) int64."""
+    values = code_table(name).values[codes]
+    order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    nan = int(counts[np.isnan(values)].sum())
+    return CodeCounts(codes[order], counts[order], nan, int(counts[np.isinf(values)].sum()))
+
+
+def measure_codes(name: str, found: CodeCounts) -> Moments:
+    """Moments of a tensor of type `name` that holds these codes."""
+    table = code_table(name)
+    codes, counts = found.codes, found.counts
+    if not len(codes):
+        return Moments(nan=found.nan, inf=found.inf) if found.nan or found.inf else EMPTY
     values = table.values[codes]
     n = int(counts.sum())
     first = _first_power(table, codes, counts)
@@ -105,12 +137,12 @@ def measure_codes(name: str, codes: np.ndarray, counts: np.ndarray) -> Moments:
     return from_centred(
         (
             n,
-            nan,
-            inf,
+            found.nan,
+            found.inf,
             int(counts[table.zero[codes]].sum()),
             int(counts[table.subnormal[codes]].sum()),
         ),
-        (convert(values.min() + 0.0), convert(values.max() + 0.0)),
+        (convert(values[0] + 0.0), convert(values[-1] + 0.0)),
         first,
         from_float(float((weights * np.abs(values)).sum())),
         from_float(centre),
@@ -129,10 +161,9 @@ def _first_power(table: CodeTable, codes: np.ndarray, counts: np.ndarray) -> Exa
         return from_float(math.fsum((counts * table.values[codes]).tolist()))
     exponents = table.exponents[codes]
     terms = counts * table.mantissas[codes]
-    order = np.argsort(exponents, kind="stable")
-    exponents = exponents[order]
+    # From the lowest value up, equal exponents stand together: twice, below and above zero.
     starts = np.flatnonzero(np.diff(exponents, prepend=exponents[0] - 1))
-    sums = np.add.reduceat(terms[order], starts)
+    sums = np.add.reduceat(terms, starts)
     total = ZERO
     for mantissa, exponent in zip(sums.tolist(), exponents[starts].tolist(), strict=True):
         total = add(total, (mantissa, exponent))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wtool.kernels import blocks
-from wtool.kernels.blocks import BINS, LANES, SPLIT, Sums, block_exponent, finish
+from wtool.kernels.blocks import BINS, BLOCK, LANES, SPLIT, Sums, block_exponent, finish
 from wtool.kernels.moments import EMPTY, Moments
 from wtool.kernels.native import Linked
 
@@ -14,8 +14,8 @@ _PATTERNS: dict[np.dtype, tuple[np.dtype, int, int]] = {
     np.dtype(np.float32): (np.dtype(np.int32), 0x7F80_0000, 0x0080_0000),
     np.dtype(np.float64): (np.dtype(np.int64), 0x7FF0_0000_0000_0000, 0x0010_0000_0000_0000),
 }
-NAMES_32 = ("find_extremes_32", "add_values", "add_powers_32", "fold_lanes", "count_upper_halves")
-NAMES_64 = ("find_extremes_64", "add_scaled_values", "add_powers_64", "fold_lanes")
+NAMES_32 = ("scan_values", "add_powers_32", "fold_lanes", "count_upper_halves")
+NAMES_64 = ("find_extremes", "scale_values", "add_powers_64", "fold_lanes")
 NAMES_CODES = ("count_halves",)
 
 
@@ -30,6 +30,7 @@ class Loops(blocks.Loops):
         self._found = np.empty(4, np.int64)
         self._table = np.zeros((2, BINS), np.uint32)
         self._used = False
+        self._scaled: np.ndarray | None = None
         self._at_lanes = self._lanes.ctypes.data
         self._at_sums = self._sums.ctypes.data
         self._at_found = self._found.ctypes.data
@@ -44,7 +45,12 @@ class Loops(blocks.Loops):
             return EMPTY
         mask = (1 << (bits - 1)) - 1
         at = values.ctypes.data
-        self._linked[f"find_extremes_{bits}"](at, n, bits - 1, mask, tiny, self._at_found)
+        if bits == 32:
+            self._linked["scan_values"](
+                at, at, n, bits - 1, mask, tiny, self._at_found, self._at_lanes
+            )
+        else:
+            self._linked["find_extremes"](at, n, bits - 1, mask, tiny, self._at_found)
         low, high, zeros, small = self._found.tolist()
         if high >= infinity or low <= ~infinity:
             nan = int(np.count_nonzero(np.isnan(values)))
@@ -61,23 +67,26 @@ class Loops(blocks.Loops):
         return finish((n, 0, 0, zeros, small - zeros), (first, last), sums)
 
     def _sum_float32(self, at: int, n: int) -> Sums:
-        self._linked["add_values"](at, n, self._at_lanes)
+        """The sums of the block that was scanned last: its lanes are still there."""
         self._linked["fold_lanes"](self._at_lanes, 2, self._at_sums)
         high, low, absolute, _ = self._sums[:4].tolist()
         centre = (high + low) / n
-        self._linked["add_powers_32"](at, n, 1.0, centre, self._at_lanes)
+        self._linked["add_powers_32"](at, n, centre, self._at_lanes)
         self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
         square, _, cube, _, fourth, _ = self._sums[:6].tolist()
         return Sums(high, low, centre, absolute, square, cube, fourth, 0)
 
     def _sum_float64(self, at: int, n: int, exponent: int) -> Sums:
         scale = 2.0**-exponent
-        self._linked["add_scaled_values"](at, n, scale, SPLIT, self._at_lanes)
+        if self._scaled is None:
+            self._scaled = np.empty(BLOCK)
+        scaled = self._scaled.ctypes.data
+        self._linked["scale_values"](at, n, scale, SPLIT, scaled, self._at_lanes)
         self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
         high, error, rest, _, absolute, _ = self._sums[:6].tolist()
         low = rest + error
         centre = (high + low) / n
-        self._linked["add_powers_64"](at, n, scale, centre, self._at_lanes)
+        self._linked["add_powers_64"](scaled, n, centre, self._at_lanes)
         self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
         square, _, cube, _, fourth, _ = self._sums[:6].tolist()
         return Sums(high, low, centre, absolute, square, cube, fourth, exponent)

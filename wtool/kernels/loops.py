@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 LANES = 1024
+# Values that several loops go over in turn: 32 KiB of float32.
+CHUNK = 8 * LANES
 
 
 def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any) -> int:
@@ -41,34 +43,58 @@ def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: An
     return 0
 
 
-def add_values(values: Any, n: int, lanes: Any) -> int:
-    """Sums of (n,) float32 and of their magnitudes: (2, LANES) float64 out, from zero."""
+def scan_values(
+    values: Any, bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any, lanes: Any
+) -> int:
+    """`find_extremes` of (n,) float32 and the sums of them and of their magnitudes.
+
+    bits: the same memory as int32. lanes: (2, LANES) float64 out, from zero. All loops run over
+    CHUNK values while these are in the first-level cache.
+    """
     for j in range(2 * LANES):
         lanes[j] = 0.0
-    rows = n // LANES
-    fours = rows // 4
-    for four in range(fours):
-        r = four * 4 * LANES
-        for j in range(LANES):
-            a = np.float64(values[r + j])
-            b = np.float64(values[r + j + LANES])
-            c = np.float64(values[r + j + 2 * LANES])
-            d = np.float64(values[r + j + 3 * LANES])
-            lanes[j] = (((lanes[j] + a) + b) + c) + d
-            lanes[LANES + j] = (((lanes[LANES + j] + abs(a)) + abs(b)) + abs(c)) + abs(d)
-    for row in range(fours * 4, rows + 1):
-        r = row * LANES
-        for j in range(min(LANES, n - r)):
-            a = np.float64(values[r + j])
-            lanes[j] += a
-            lanes[LANES + j] += abs(a)
+    low = mask
+    high = ~mask
+    small = mask & (tiny ^ tiny)
+    for start in range(0, n, CHUNK):
+        stop = min(n, start + CHUNK)
+        for i in range(start, stop):
+            key = bits[i] ^ ((bits[i] >> shift) & mask)
+            low = min(low, key)
+            high = max(high, key)
+        for i in range(start, stop):
+            small += (bits[i] & mask) < tiny
+        fours = (stop - start) // (4 * LANES)
+        for four in range(fours):
+            r = start + four * 4 * LANES
+            for j in range(LANES):
+                a = np.float64(values[r + j])
+                b = np.float64(values[r + j + LANES])
+                c = np.float64(values[r + j + 2 * LANES])
+                d = np.float64(values[r + j + 3 * LANES])
+                lanes[j] = (((lanes[j] + a) + b) + c) + d
+                lanes[LANES + j] = (((lanes[LANES + j] + abs(a)) + abs(b)) + abs(c)) + abs(d)
+        for r in range(start + fours * 4 * LANES, stop, LANES):
+            for j in range(min(LANES, stop - r)):
+                a = np.float64(values[r + j])
+                lanes[j] += a
+                lanes[LANES + j] += abs(a)
+    zeros = mask & (tiny ^ tiny)
+    if small:
+        for i in range(n):
+            zeros += (bits[i] & mask) == 0
+    found[0] = low
+    found[1] = high
+    found[2] = zeros
+    found[3] = small
     return 0
 
 
-def add_scaled_values(values: Any, n: int, scale: float, split: float, lanes: Any) -> int:
+def scale_values(values: Any, n: int, scale: float, split: float, scaled: Any, lanes: Any) -> int:
     """Sums of (n,) float64 * scale: of their upper parts, of what these leave, and of magnitudes.
 
-    lanes: (3, LANES) float64 out, from zero. Adding and taking away `split` gives the upper part.
+    scaled: (n,) float64 out, the products. lanes: (3, LANES) float64 out, from zero. Adding and
+    taking away `split` gives the upper part.
     """
     for j in range(3 * LANES):
         lanes[j] = 0.0
@@ -76,6 +102,7 @@ def add_scaled_values(values: Any, n: int, scale: float, split: float, lanes: An
         r = row * LANES
         for j in range(min(LANES, n - r)):
             a = values[r + j] * scale
+            scaled[r + j] = a
             upper = (a + split) - split
             lanes[j] += upper
             lanes[LANES + j] += a - upper
@@ -83,8 +110,8 @@ def add_scaled_values(values: Any, n: int, scale: float, split: float, lanes: An
     return 0
 
 
-def add_powers(values: Any, n: int, scale: float, centre: float, lanes: Any) -> int:
-    """Sums of the 2nd, 3rd and 4th power of values * scale - centre: (3, LANES) float64 out."""
+def add_powers(values: Any, n: int, centre: float, lanes: Any) -> int:
+    """Sums of the 2nd, 3rd and 4th power of (n,) values - centre: (3, LANES) float64 out."""
     for j in range(3 * LANES):
         lanes[j] = 0.0
     rows = n // LANES
@@ -92,10 +119,10 @@ def add_powers(values: Any, n: int, scale: float, centre: float, lanes: Any) -> 
     for four in range(fours):
         r = four * 4 * LANES
         for j in range(LANES):
-            a = np.float64(values[r + j]) * scale - centre
-            b = np.float64(values[r + j + LANES]) * scale - centre
-            c = np.float64(values[r + j + 2 * LANES]) * scale - centre
-            d = np.float64(values[r + j + 3 * LANES]) * scale - centre
+            a = np.float64(values[r + j]) - centre
+            b = np.float64(values[r + j + LANES]) - centre
+            c = np.float64(values[r + j + 2 * LANES]) - centre
+            d = np.float64(values[r + j + 3 * LANES]) - centre
             aa = a * a
             bb = b * b
             cc = c * c
@@ -108,7 +135,7 @@ def add_powers(values: Any, n: int, scale: float, centre: float, lanes: Any) -> 
     for row in range(fours * 4, rows + 1):
         r = row * LANES
         for j in range(min(LANES, n - r)):
-            a = np.float64(values[r + j]) * scale - centre
+            a = np.float64(values[r + j]) - centre
             aa = a * a
             lanes[j] += aa
             lanes[LANES + j] += aa * a

@@ -19,10 +19,10 @@ import numpy as np
 
 from wtool.dtypes import DType
 from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
-from wtool.kernels.codes import is_coded, measure_codes
+from wtool.kernels.codes import is_coded, measure_codes, sort_codes, sort_counts
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
-from wtool.kernels.quantiles import UPPER, UPPER_INTEGER, Counted, counted, counted_dense
+from wtool.kernels.quantiles import Counted, count_bins, count_values
 
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
@@ -263,24 +263,19 @@ def _names(tensors: Sequence[Values]) -> tuple[str, ...]:
 
 def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
     """The whole tensor from the sum of its parts."""
-    moments, counts, codes = part.moments, part.counts, part.codes
-    if is_coded(tensor.dtype) and counts is not None:
-        if codes is None:
-            codes = np.flatnonzero(counts)
-            moments = measure_codes(tensor.dtype.name, codes, counts[codes])
-            codes = None
-        else:
-            moments = measure_codes(tensor.dtype.name, codes, counts)
+    dtype, counts, codes = tensor.dtype, part.counts, part.codes
+    if counts is None:  # nothing was there, or nothing was to be counted
+        counts, codes = np.empty(0, np.int64), np.empty(0, np.int64)
+    if is_coded(dtype):
+        name = dtype.name
+        found = sort_counts(name, counts) if codes is None else sort_codes(name, codes, counts)
+        return Measured(
+            measure_codes(name, found), count_values(name, found) if quantiles else None
+        )
     if not quantiles:
-        return Measured(moments, None)
-    coding = _coding(tensor.dtype)
-    if counts is None:
-        values = counted(coding, np.empty(0, np.int64), np.empty(0, np.int64))
-    elif codes is None:
-        values = counted_dense(coding, counts)
-    else:
-        values = counted(coding, codes, counts)
-    return Measured(moments, values)
+        return Measured(part.moments, None)
+    integral = dtype.kind in ("int", "uint")
+    return Measured(part.moments, count_bins(counts, codes, integral=integral))
 
 
 def _join(parts: list[_Part]) -> _Part:
@@ -288,12 +283,6 @@ def _join(parts: list[_Part]) -> _Part:
     a, b = parts
     counts = None if a.counts is None or b.counts is None else a.counts + b.counts
     return _Part(merge(a.moments, b.moments), counts, None)
-
-
-def _coding(dtype: DType) -> str:
-    if is_coded(dtype):
-        return dtype.name
-    return UPPER_INTEGER if dtype.kind in ("int", "uint") else UPPER
 
 
 def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:

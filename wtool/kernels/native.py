@@ -9,10 +9,9 @@ nothing can be compiled or kept, `load` says so, and the same numbers come from 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import stat
-import tempfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,27 +21,20 @@ from wtool.kernels import loops
 
 # Argument types of a loop: an element type means a pointer to it, ":" before it a plain value.
 SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
-    "find_extremes_32": (
-        loops.find_extremes,
-        ("int32", ":int64", ":int32", ":int32", ":int32", "int64"),
-    ),
-    "find_extremes_64": (
+    "find_extremes": (
         loops.find_extremes,
         ("int64", ":int64", ":int64", ":int64", ":int64", "int64"),
     ),
-    "add_values": (loops.add_values, ("float32", ":int64", "float64")),
-    "add_scaled_values": (
-        loops.add_scaled_values,
-        ("float64", ":int64", ":float64", ":float64", "float64"),
+    "scan_values": (
+        loops.scan_values,
+        ("float32", "int32", ":int64", ":int32", ":int32", ":int32", "int64", "float64"),
     ),
-    "add_powers_32": (
-        loops.add_powers,
-        ("float32", ":int64", ":float64", ":float64", "float64"),
+    "scale_values": (
+        loops.scale_values,
+        ("float64", ":int64", ":float64", ":float64", "float64", "float64"),
     ),
-    "add_powers_64": (
-        loops.add_powers,
-        ("float64", ":int64", ":float64", ":float64", "float64"),
-    ),
+    "add_powers_32": (loops.add_powers, ("float32", ":int64", ":float64", "float64")),
+    "add_powers_64": (loops.add_powers, ("float64", ":int64", ":float64", "float64")),
     "fold_lanes": (loops.fold_lanes, ("float64", ":int64", "float64")),
     "count_halves": (loops.count_halves, ("uint64", ":int64", "uint32")),
     "count_upper_halves": (loops.count_upper_halves, ("uint64", ":int64", "uint32")),
@@ -52,8 +44,8 @@ SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
 LINK_FROM = 1 << 22
 COMPILE_FROM = 1 << 25
 COMPILE_ALWAYS_FROM = 1 << 28
-# Kept files begin with the SHA-256 of the object code that follows.
-_DIGEST_BYTES = 32
+# Kept files begin with the CRC-32 of the object code that follows: half a file must not be run.
+_CHECKSUM_BYTES = 4
 # Object code of one loop is a few kilobytes; nothing larger is ours.
 _MAX_OBJECT_BYTES = 1 << 20
 _C_TYPES: dict[str, Any] = {
@@ -186,21 +178,14 @@ def cache_folder() -> Path | None:
 
 
 def _key() -> str:
-    """What the object code depends on: our sources, LLVM and the processor's instructions."""
+    """What the object code depends on: LLVM, the processor's instructions and our sources."""
     import llvmlite
     import llvmlite.binding as llvm
 
     parts = [Path(module).read_bytes() for module in (__file__, loops.__file__)]
-    parts += [
-        text.encode()
-        for text in (
-            llvmlite.__version__,
-            llvm.get_default_triple(),
-            llvm.get_host_cpu_name(),
-            llvm.get_host_cpu_features().flatten(),
-        )
-    ]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+    parts += [text.encode() for text in (llvm.get_default_triple(), llvm.get_host_cpu_name())]
+    parts.append(llvm.get_host_cpu_features().flatten().encode())
+    return f"{llvmlite.__version__}-{zlib.crc32(b''.join(parts)):08x}"
 
 
 def _read_kept(path: Path) -> bytes | None:
@@ -221,8 +206,12 @@ def _read_kept(path: Path) -> bytes | None:
         ):
             return None
         data = file.read(_MAX_OBJECT_BYTES)
-    code = data[_DIGEST_BYTES:]
-    return code if hashlib.sha256(code).digest() == data[:_DIGEST_BYTES] else None
+    code = data[_CHECKSUM_BYTES:]
+    return code if _checksum(code) == data[:_CHECKSUM_BYTES] else None
+
+
+def _checksum(code: bytes) -> bytes:
+    return zlib.crc32(code).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _make_folder(folder: Path) -> bool:
@@ -236,13 +225,14 @@ def _make_folder(folder: Path) -> bool:
 
 def _keep(path: Path, code: bytes) -> None:
     """Write a kept file beside its place, then rename it; where that fails nothing is kept."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
         return
     try:
         with open(descriptor, "wb") as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(name, path)
+            file.write(_checksum(code) + code)
+        os.replace(part, path)
     except OSError:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)

@@ -15,14 +15,11 @@ from functools import lru_cache
 import numpy as np
 
 from wtool.kernels.blocks import BINS
-from wtool.kernels.codes import code_table
+from wtool.kernels.codes import CodeCounts, code_table
 
 QUANTILES = {
     "p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99,
 }  # fmt: skip
-# The coding of wide types; the other codings are names of types.
-UPPER = "upper"
-UPPER_INTEGER = "upper integer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +39,23 @@ class Counted:
         return int(self.counts.sum())
 
 
-def counted(coding: str, codes: np.ndarray, counts: np.ndarray) -> Counted:
-    """The finite values behind `codes` (n,), each found `counts` (n,) int64 times."""
-    values = _values(coding)[codes]
-    order = np.argsort(values, kind="stable")
-    binned = coding in (UPPER, UPPER_INTEGER)
-    if not binned:
-        order = order[np.isfinite(values[order])]
-    return _unique(values[order], counts[order], not binned)
+def count_values(name: str, found: CodeCounts) -> Counted:
+    """The values of a narrow type `name` that these codes stand for."""
+    return _unique(code_table(name).values[found.codes], found.counts, True)
 
 
-def counted_dense(coding: str, counts: np.ndarray) -> Counted:
-    """`counted` from a count for every code: (codes,) int64."""
-    order = _order(coding)
-    found = counts[order]
-    kept = np.flatnonzero(found)
-    binned = coding in (UPPER, UPPER_INTEGER)
-    return _unique(_values(coding)[order[kept]], found[kept], not binned)
+def count_bins(counts: np.ndarray, codes: np.ndarray | None, *, integral: bool) -> Counted:
+    """Middles of the bins that hold something, from counts of `blocks.upper_codes`.
+
+    counts: of each of `codes`, (n,) int64; without them of every bin, (BINS,).
+    """
+    values, order = _bins(integral)
+    if codes is not None:
+        values = values[codes]
+        order = np.argsort(values, kind="stable")
+    ordered = counts[order]
+    found = np.flatnonzero(ordered)
+    return _unique(values[order[found]], ordered[found], False)
 
 
 def merge_counted(parts: Sequence[Counted]) -> Counted:
@@ -122,33 +119,26 @@ def _unique(values: np.ndarray, counts: np.ndarray, exact: bool) -> Counted:
     return Counted(values, counts, exact)
 
 
-@lru_cache(maxsize=8)
-def _order(coding: str) -> np.ndarray:
-    """Codes of finite values, and of the bins beyond float32, from the lowest value up."""
-    values = _values(coding)
-    order = np.argsort(values, kind="stable")
-    usable = ~np.isnan(values) if coding in (UPPER, UPPER_INTEGER) else np.isfinite(values)
-    return order[usable[order]]
+@lru_cache(maxsize=2)
+def _bins(integral: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Middle of each bin, (BINS,) float64, and the bins from the lowest one up, without NaN.
 
-
-@lru_cache(maxsize=8)
-def _values(coding: str) -> np.ndarray:
-    """Value of each code, (codes,) float64; for upper halves of float32 the middle of the bin."""
-    if coding not in (UPPER, UPPER_INTEGER):
-        return code_table(coding).values
+    integral: the bins hold integers: the middle is the middle integer.
+    """
     with np.errstate(invalid="ignore"):  # signalling NaNs
         lower = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
+    half = BINS // 2
     # Next edge away from zero; beyond the largest finite bin lies 2^128, which float64 holds.
-    upper = np.concatenate([lower[1 : BINS // 2], [np.nan], lower[BINS // 2 + 1 :], [np.nan]])
-    upper[BINS // 2 - 129], upper[BINS - 129] = 2.0**128, -(2.0**128)
+    upper = np.concatenate([lower[1:half], [np.nan], lower[half + 1 :], [np.nan]])
+    upper[half - 129], upper[BINS - 129] = 2.0**128, -(2.0**128)
     middle = (lower + upper) / 2
-    if coding == UPPER_INTEGER:
+    if integral:
         # Integers in the bin run from the first edge to one before the second.
-        middle = np.copysign(
-            np.floor((np.ceil(np.abs(lower)) + np.ceil(np.abs(upper)) - 1) / 2), lower
-        )
+        whole = np.floor((np.ceil(np.abs(lower)) + np.ceil(np.abs(upper)) - 1) / 2)
+        middle = np.copysign(whole, lower)
     # Bin 0 reaches to 2^-133: zero is nearest to what tensors hold there. Infinity stands for all
-    # beyond.
-    middle[[0, BINS // 2]] = 0.0
-    middle[BINS // 2 - 128], middle[BINS - 128] = np.inf, -np.inf
-    return middle
+    # that float32 cannot hold.
+    middle[[0, half]] = 0.0
+    middle[half - 128], middle[BINS - 128] = np.inf, -np.inf
+    order = np.argsort(middle, kind="stable")
+    return middle, order[~np.isnan(middle[order])]

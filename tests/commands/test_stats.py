@@ -1,0 +1,187 @@
+"""`wtool stats` on checkpoints built by hand and on the fixtures."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wtool
+from wtool.checkpoint import Checkpoint, Tensor, build
+from wtool.cli import run
+from wtool.commands.stats import stats
+from wtool.dtypes import DTYPES
+from wtool.errors import UsageError
+from wtool.extents import Absent, Decoded, Strided
+from wtool.report import Bins
+from wtool.sources import BytesSource
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RANDOM = np.random.default_rng(11)
+COLUMNS = (
+    *(
+        "count",
+        "mean",
+        "std",
+        "min",
+        "max",
+        "abs_max",
+        "l1",
+        "l2",
+        "zeros",
+        "sparsity",
+        "nan",
+        "inf",
+    ),
+    *("subnormal", "kurtosis", "p01", "p05", "p25", "p50", "p75", "p95", "p99", "histogram"),
+)
+
+
+def tensor(name: str, values: np.ndarray, source: BytesSource | None = None, **marks) -> Tensor:
+    data = values.tobytes()
+    source = source or BytesSource(data, "memory")
+    extent = Strided(
+        source, 0, source.size, DTYPES[values.dtype.name], values.shape, storage=id(source)
+    )
+    return Tensor(name, name, extent, **marks)
+
+
+def checkpoint(*tensors: Tensor) -> Checkpoint:
+    return build("model", "test", tensors)
+
+
+def test_json_has_the_promised_columns_for_every_tensor_of_a_fixture(capsys):
+    assert run(["stats", str(FIXTURES / "digits-cnn.pth"), "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    names = [column["name"] for column in answer["columns"]]
+    assert names == ["name", "dtype", "shape", "role", "alias", *COLUMNS]
+    opened = wtool.open(FIXTURES / "digits-cnn.pth")
+    assert [row["name"] for row in answer["rows"]] == list(opened.tensors)
+    for row in answer["rows"]:
+        values = opened[row["name"]].load().astype(np.float64).reshape(-1)
+        assert row["count"] == values.size
+        assert row["min"] == values.min()
+        assert row["max"] == values.max()
+        assert math.isclose(row["mean"], values.mean(), rel_tol=1e-12, abs_tol=1e-18)
+        assert math.isclose(row["std"], values.std(), rel_tol=1e-12)
+        assert math.isclose(row["l2"], np.linalg.norm(values), rel_tol=1e-12)
+        assert math.isclose(row["l1"], np.abs(values).sum(), rel_tol=1e-12)
+        assert sum(row["histogram"]) == values.size
+
+
+def test_the_same_model_in_other_containers_has_the_same_numbers():
+    expected = {row["name"]: row for row in stats(wtool.open(FIXTURES / "digits-cnn.pth")).rows}
+    for other in ("digits-cnn.safetensors", "digits-cnn-safetensors-shards"):
+        found = {row["name"]: row for row in stats(wtool.open(FIXTURES / other)).rows}
+        assert found == expected
+
+
+def test_a_group_has_the_numbers_of_all_its_values():
+    a, b = RANDOM.standard_normal(5000).astype("f4"), RANDOM.standard_normal(300).astype("f2")
+    report = stats(checkpoint(tensor("m.a", a), tensor("m.b", b)), by="depth:1", exact=True)
+    [row] = report.rows
+    values = np.concatenate([a.astype(float), b.astype(float)])
+    assert (row["group"], row["tensors"], row["count"]) == ("m", 2, 5300)
+    assert math.isclose(row["std"], values.std(), rel_tol=1e-12)
+    assert math.isclose(row["mean"], values.mean(), rel_tol=1e-12)
+    kurtosis = ((values - values.mean()) ** 4).mean() / values.var() ** 2
+    assert math.isclose(row["kurtosis"], kurtosis, rel_tol=1e-12)
+    assert [row["p01"], row["p50"]] == np.quantile(values, [0.01, 0.5]).tolist()
+    assert report.totals["count"] == 5300
+
+
+def test_tied_tensors_show_in_rows_and_count_once_in_groups_and_totals():
+    values = np.arange(6, dtype=np.float32)
+    source = BytesSource(values.tobytes(), "memory")
+    tied = checkpoint(tensor("a.w", values, source), tensor("b.w", values, source))
+    report = stats(tied)
+    assert [(row["name"], row["alias"], row["l1"]) for row in report.rows] == [
+        ("a.w", None, 15.0),
+        ("b.w", "a.w", 15.0),
+    ]
+    assert report.totals["count"] == 6
+    [row] = stats(tied, by="dtype").rows
+    assert (row["tensors"], row["count"], row["l1"]) == (1, 6, 15.0)
+
+
+def test_what_holds_no_numbers_has_an_empty_row_and_a_note():
+    strings = np.array([b"a", b"b"], object)
+    report = stats(
+        checkpoint(
+            Tensor("s", "s", Decoded(DTYPES["string"], (2,), lambda: strings)),
+            Tensor("m", "m", Absent(DTYPES["float32"], (2, 2), "meta device")),
+            tensor("x", np.ones(3, np.float32)),
+        )
+    )
+    assert [row.get("mean") for row in report.rows] == [None, None, 1.0]
+    assert report.notes == ["not measured, no numbers: s, m"]
+
+
+def test_the_last_lines_name_what_deserves_a_look():
+    nan = np.array([1, np.nan], np.float32)
+    report = stats(
+        checkpoint(
+            tensor("a", nan),
+            tensor("b", nan + 1),
+            tensor("c", np.array([np.inf, 1], np.float32)),
+            tensor("bn.running_var", np.array([0, 1], np.float32)),
+            tensor("d", np.zeros((2, 2), np.float32), role="weight"),
+            tensor("e", RANDOM.standard_normal(9)),
+        )
+    )
+    assert list(report.footer) == [
+        "6 tensors, 21 elements, 120 B",
+        "2 tensors hold NaN: a, b",
+        "c holds an infinity",
+        "bn.running_var holds a zero",
+        "d is constant",
+    ]
+
+
+def test_rows_are_sorted_and_cut_as_asked():
+    three = checkpoint(*(tensor(n, np.full(2, v, "f4")) for n, v in (("a", 1), ("b", 3), ("c", 2))))
+    assert [row["name"] for row in stats(three, sort="mean").rows] == ["b", "c", "a"]
+    assert [row["name"] for row in stats(three, sort="mean", top=1).rows] == ["b"]
+    assert [row["name"] for row in stats(three, sort="name", top=2).rows] == ["a", "b"]
+    with pytest.raises(UsageError, match="cannot sort by this column"):
+        stats(three, sort="shape")
+
+
+def test_empty_cells_come_last_when_rows_are_sorted():
+    two = checkpoint(tensor("a", np.empty(0, "f4")), tensor("b", np.ones(1, "f4")))
+    assert [row["name"] for row in stats(two, sort="mean").rows] == ["b", "a"]
+
+
+def test_units_tell_dead_and_duplicate_rows():
+    values = RANDOM.standard_normal((6, 9)).astype("f4")
+    values[2] = 0
+    values[5] = values[1]
+    [row] = stats(checkpoint(tensor("fc.weight", values, role="weight")), units=True).rows
+    assert (row["axis"], row["units"], row["dead"], row["duplicate"]) == (0, 6, 1, 1)
+    norms = np.linalg.norm(values.astype(float), axis=1)
+    assert math.isclose(row["norm_max"], norms.max(), rel_tol=1e-12)
+    assert math.isclose(row["ratio"], norms.max() / np.median(norms), rel_tol=1e-12)
+
+
+def test_units_do_not_go_with_groups():
+    with pytest.raises(UsageError, match="--units"):
+        stats(checkpoint(tensor("a", np.ones(1, "f4"))), units=True, by="kind")
+
+
+def test_the_histogram_counts_every_finite_value_in_its_bin():
+    values = RANDOM.integers(-100, 100, 4000).astype(np.float16)
+    [row] = stats(checkpoint(tensor("a", values))).rows
+    expected, _ = np.histogram(values.astype(float), 16, (values.min(), values.max()))
+    assert row["histogram"] == Bins(expected.tolist())
+
+
+def test_progress_ends_with_all_bytes():
+    calls: list[tuple[int, int]] = []
+    stats(
+        checkpoint(tensor("a", np.ones(100, "f4")), tensor("b", np.ones(3, "f8"))),
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls[-1] == (424, 424)

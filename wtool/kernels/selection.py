@@ -1,0 +1,132 @@
+"""Exact quantiles of any number of values in flat memory: the values at given places, if sorted.
+
+Each pass over the values settles 16 more bits of every value that is looked for: it counts the next
+16 bits of the values that agree with what is settled so far. Wide types take two or four passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from wtool.kernels.quantiles import between, positions
+
+_DIGIT = 16
+_DIGITS = 1 << _DIGIT
+_BLOCK_BYTES = 1 << 20
+
+
+def select_quantiles(
+    passes: Callable[[], Iterable[np.ndarray]], total: int, quantiles: tuple[float, ...]
+) -> list[float]:
+    """NumPy's "linear" quantiles of `total` > 0 finite values.
+
+    passes: gives the values anew, in arrays (n,) of one type: floats, or integers of at most
+    64 bits; NaN and infinities among them are left out.
+    """
+    below, above, weight = positions(total, quantiles)
+    places = np.unique(np.concatenate([below, above]))
+    values = select(passes, places)
+    lower = values[np.searchsorted(places, below)]
+    upper = values[np.searchsorted(places, above)]
+    return [float(q) for q in between(lower, upper, weight)]
+
+
+def select_from_tensors(
+    tensors: Sequence[Any], total: int, quantiles: tuple[float, ...]
+) -> list[float]:
+    """`select_quantiles` of all values of wtool Tensors; those of several types go as float64."""
+    types = {tensor.dtype for tensor in tensors}
+    plain = len(types) == 1 and next(iter(types)).kind in ("float", "int", "uint")
+
+    def passes() -> Iterator[np.ndarray]:
+        for tensor in tensors:
+            for block in tensor.blocks(_BLOCK_BYTES):
+                values = block.view(block.real.dtype) if block.dtype.kind == "c" else block
+                yield values if plain else values.astype(np.float64)
+
+    return select_quantiles(passes, total, quantiles)
+
+
+def select(passes: Callable[[], Iterable[np.ndarray]], places: np.ndarray) -> np.ndarray:
+    """The values at `places`, (k,) int64, of the sorted finite values: (k,) float64."""
+    prefixes = np.zeros(len(places), np.uint64)
+    ranks = places.copy()
+    shift = None
+    dtype = np.dtype(np.float64)
+    while shift is None or shift > 0:
+        wanted = np.unique(prefixes)
+        counts = np.zeros((len(wanted), _DIGITS), np.int64)
+        for values in passes():
+            dtype = values.dtype
+            keys = sortable(values)
+            width = 8 * keys.itemsize
+            level = width if shift is None else shift
+            _count_digits(keys, width, level, wanted, counts)
+        if shift is None:
+            shift = 8 * dtype.itemsize
+        shift -= _DIGIT
+        rows = np.searchsorted(wanted, prefixes)
+        ends = np.cumsum(counts, axis=1)
+        for i, row in enumerate(rows):
+            digit = int(np.searchsorted(ends[row], ranks[i], side="right"))
+            ranks[i] -= ends[row, digit] - counts[row, digit]
+            prefixes[i] = (int(prefixes[i]) << _DIGIT) | digit
+    return unsort(prefixes, dtype)
+
+
+def _count_digits(
+    keys: np.ndarray, width: int, level: int, wanted: np.ndarray, counts: np.ndarray
+) -> None:
+    """Add to `counts` the digits below bit `level` of the keys whose upper bits are in `wanted`."""
+    if level == width - _DIGIT:
+        # Most values go here: a table answers sooner than a search.
+        table = np.full(_DIGITS, -1, np.int8)
+        table[wanted.astype(np.int64)] = np.arange(len(wanted))
+        rows = table[keys >> keys.dtype.type(level)]
+        found = np.flatnonzero(rows >= 0)
+        keys, rows = keys[found], rows[found].astype(np.int64)
+    elif level < width:
+        upper = (keys >> keys.dtype.type(level)).astype(np.uint64)
+        rows = np.minimum(np.searchsorted(wanted, upper), len(wanted) - 1)
+        found = wanted[rows] == upper
+        keys, rows = keys[found], rows[found]
+    else:
+        rows = np.zeros(len(keys), np.int64)
+    digits = ((keys >> keys.dtype.type(level - _DIGIT)) & keys.dtype.type(_DIGITS - 1)).astype(
+        np.int64
+    )
+    np.add(
+        counts,
+        np.bincount(rows * _DIGITS + digits, minlength=counts.size).reshape(counts.shape),
+        out=counts,
+    )
+
+
+def sortable(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers in the order of the finite values, (n,); -0.0 is as 0.0."""
+    unsigned = np.dtype(f"u{values.itemsize}").type
+    sign = unsigned(1 << (8 * values.itemsize - 1))
+    if values.dtype.kind == "u":
+        return values
+    if values.dtype.kind == "i":
+        return values.view(unsigned) ^ sign
+    finite = np.isfinite(values)
+    if not finite.all():
+        values = values[finite]
+    bits = (values + values.dtype.type(0)).view(unsigned)
+    return np.where(bits & sign, ~bits, bits | sign)
+
+
+def unsort(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values, as float64, behind keys of `sortable` that were made from values of `dtype`."""
+    unsigned = np.dtype(f"u{dtype.itemsize}").type
+    sign = unsigned(1 << (8 * dtype.itemsize - 1))
+    bits = keys.astype(unsigned)
+    if dtype.kind == "i":
+        bits = bits ^ sign
+    elif dtype.kind == "f":
+        bits = np.where(bits & sign, bits ^ sign, ~bits)
+    return bits.view(dtype).astype(np.float64)
