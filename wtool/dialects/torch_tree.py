@@ -22,7 +22,7 @@ MAX_DEPTH = 1000
 MAX_REPEATS = 200_000
 MAX_NAME_CHARACTERS = 64 << 10
 # All names together, and 8 bytes for each key of a path: a long key above many entries multiplies.
-MAX_ALL_NAME_CHARACTERS = 64 << 20
+MAX_ALL_NAME_CHARACTERS = 100 << 20
 KEY_CHARACTERS = 9
 
 _SCALARS = frozenset((str, ByteText, bytes, bytearray, int, float, complex, bool, type(None)))
