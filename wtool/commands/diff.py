@@ -1,0 +1,361 @@
+"""`wtool diff`: what changed between two models."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.commands import open_model, report_command
+from wtool.commands.grouping import group_of
+from wtool.commands.selection import choose
+from wtool.errors import UsageError
+from wtool.extents import Absent
+from wtool.report import Column, Report
+
+if TYPE_CHECKING:
+    from wtool.kernels.compare import Difference
+
+BLOCK_BYTES = 1 << 20
+_BY = ("tensor", "layer", "depth:N", "kind")
+# Order of rows: what changes the architecture first, then values by how much.
+_ARCHITECTURE = ("removed", "added", "renamed", "reshaped", "retyped")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor's fate: `change` is one of _ARCHITECTURE, "changed" or "same"."""
+
+    change: str
+    old: Tensor | None
+    new: Tensor | None
+    difference: Difference | None = None
+
+    @property
+    def name(self) -> str:
+        """The new name, or the old one of what was removed."""
+        tensor = self.new or self.old
+        return tensor.name if tensor else ""
+
+
+def diff(
+    a: Checkpoint | str,
+    b: Checkpoint | str,
+    *,
+    by: str = "tensor",
+    tolerance: float = 0.0,
+    show_all: bool = False,
+    ignore_dtype: bool = False,
+    select: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    root: str | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Compare two models: tensors added, removed, renamed, reshaped, retyped, values changed.
+
+    Works across containers and types. `max_rel` is relative to A; `rel_l2` is the norm of the
+    change over the norm of A. Rows are sorted by how much changed; equal tensors are left out
+    (--all shows them). Groups measure floating tensors only: a step counter would drown them.
+    Exit code 0: the same; 1: different.
+
+    \b
+    Example:
+      wtool diff fixtures/digits-cnn.pth fixtures/digits-cnn.safetensors
+      wtool diff fixtures/digits-cnn-fresh.pth fixtures/digits-cnn.pth --by layer
+    """
+    if not tolerance >= 0:
+        raise UsageError("bad tolerance", expected="a number from 0 on", found=tolerance)
+    group = group_of(by, allowed=_BY)
+    old = a if isinstance(a, Checkpoint) else open_model(a, root=root)
+    new = b if isinstance(b, Checkpoint) else open_model(b, root=root)
+    old, new = _choose_in_either(old, new, select, exclude)
+    changes = list(_pair(old, new, ignore_dtype, jobs, progress))
+    different = [c for c in changes if not _is_same(c, tolerance)]
+    if by == "tensor":
+        shown = changes if show_all else different
+        rows = [_row(c, tolerance) for c in sorted(shown, key=_rank)]
+        columns: tuple[Column, ...] = _TENSOR_COLUMNS
+    else:
+        rows = _group_rows(changes, group, tolerance, show_all=show_all)
+        columns = _GROUP_COLUMNS
+    counts = {
+        kind: sum(c.change == kind for c in different) for kind in (*_ARCHITECTURE, "changed")
+    }
+    totals = {
+        **counts,
+        "same": len(changes) - len(different),
+        "tensors": len(changes),
+        "max_abs": max((c.difference.max_abs for c in changes if c.difference), default=0.0),
+    }
+    return Report(
+        command="diff",
+        columns=columns,
+        rows=rows,
+        totals=totals,
+        ok=not different,
+        notes=[*old.notes, *(note for note in new.notes if note not in old.notes)],
+        sources=[old.path, new.path],
+        footer=[_summary(counts, totals, tolerance)],
+    )
+
+
+_TENSOR_COLUMNS = (
+    Column("name"),
+    Column("change"),
+    Column("old"),
+    Column("new"),
+    Column("max_abs"),
+    Column("max_rel"),
+    Column("rel_l2"),
+    Column("cosine"),
+    Column("changed", "elements"),
+    Column("count", "elements"),
+    Column("worst", hidden=True),
+    Column("not_finite", "elements", hidden=True),
+)
+_GROUP_COLUMNS = (
+    Column("group"),
+    Column("change"),
+    Column("tensors", "tensors"),
+    Column("max_abs"),
+    Column("max_rel"),
+    Column("rel_l2"),
+    Column("cosine"),
+    Column("changed", "elements"),
+    Column("count", "elements"),
+)
+
+
+def _choose_in_either(
+    old: Checkpoint, new: Checkpoint, select: tuple[str, ...], exclude: tuple[str, ...]
+) -> tuple[Checkpoint, Checkpoint]:
+    """Both restricted to the patterns; a pattern must match in one of the two, not in each."""
+    if not select and not exclude:
+        return old, new
+    both = Checkpoint("", "", {**old.tensors, **new.tensors})
+    names = choose(both, select, exclude).tensors
+    return tuple(  # type: ignore[return-value]
+        Checkpoint(
+            c.path, c.format, {n: t for n, t in c.tensors.items() if n in names}, notes=c.notes
+        )
+        for c in (old, new)
+    )
+
+
+def _pair(
+    old: Checkpoint,
+    new: Checkpoint,
+    ignore_dtype: bool,
+    jobs: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Change]:
+    """Every tensor of either model once: by name, then what is left by equal content."""
+    pairs = [(t, new[t.name]) for t in old if t.name in new.tensors]
+    gone = [t for t in old if t.name not in new.tensors]
+    come = [t for t in new if t.name not in old.tensors]
+    comparable = [(x, y) for x, y in pairs if _can_compare(x, y)]
+    total = sum(x.nbytes + y.nbytes for x, y in comparable)
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        done = 0
+        results = dict.fromkeys(x.name for x, _ in pairs)
+        for (x, y), difference in zip(comparable, pool.map(_compare, comparable), strict=True):
+            results[x.name] = difference
+            done += x.nbytes + y.nbytes
+            if progress is not None:
+                progress(done, total)
+    for x, y in pairs:
+        if x.shape != y.shape:
+            change = "reshaped"
+        elif x.dtype is not y.dtype and not ignore_dtype:
+            change = "retyped"
+        else:
+            change = "changed"
+        yield Change(change, x, y, results[x.name])
+    renamed = _match_by_content(gone, come)
+    for x in gone:
+        if x.name not in renamed:
+            yield Change("removed", x, None)
+    before = {y.name: x for x, y in renamed.values()}
+    for y in come:
+        yield Change("renamed", before[y.name], y) if y.name in before else Change("added", None, y)
+
+
+def _can_compare(x: Tensor, y: Tensor) -> bool:
+    has_values = not isinstance(x.extent, Absent) and not isinstance(y.extent, Absent)
+    return x.shape == y.shape and has_values
+
+
+def _compare(pair: tuple[Tensor, Tensor]) -> Difference:
+    """The difference of two tensors of one shape, in blocks of BLOCK_BYTES."""
+    from wtool.kernels.compare import Difference, compare, merge
+
+    x, y = pair
+    whole = Difference()
+    step = max(1, BLOCK_BYTES // max(x.dtype.carrier.itemsize, y.dtype.carrier.itemsize))
+    for start in range(0, x.count, step):
+        stop = min(x.count, start + step)
+        whole = merge(whole, compare(x.read(start, stop), y.read(start, stop)))
+    return whole
+
+
+def _match_by_content(gone: list[Tensor], come: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Old name -> (old, new) for tensors that kept type, shape and every value under another name.
+
+    Only content that is unique on both sides decides: equal zeros prove nothing.
+    """
+
+    def signature(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+        return tensor.dtype.name, tensor.shape
+
+    shared = {signature(t) for t in gone} & {signature(t) for t in come}
+    by_content: dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor]]] = {}
+    for side, tensors in enumerate((gone, come)):
+        for tensor in tensors:
+            if signature(tensor) in shared and not isinstance(tensor.extent, Absent):
+                key = (*signature(tensor), _digest(tensor))
+                by_content.setdefault(key, ([], []))[side].append(tensor)
+    return {
+        old[0].name: (old[0], new[0])
+        for old, new in by_content.values()
+        if len(old) == len(new) == 1
+    }
+
+
+def _digest(tensor: Tensor) -> bytes:
+    digest = hashlib.sha256()
+    for block in tensor.blocks(BLOCK_BYTES):
+        if block.dtype == object:
+            for text in block:
+                digest.update(len(text).to_bytes(8, "little") + text)
+        else:
+            digest.update(block.view("uint8").data)
+    return digest.digest()
+
+
+def _is_same(change: Change, tolerance: float) -> bool:
+    difference = change.difference
+    if change.change != "changed":
+        return False
+    if difference is None:
+        return True  # neither side has values
+    return difference.broken == 0 and difference.max_abs <= tolerance
+
+
+def _rank(change: Change) -> tuple[int, float, str]:
+    if change.change in _ARCHITECTURE:
+        return _ARCHITECTURE.index(change.change), 0.0, change.name
+    difference = change.difference
+    amount = 0.0 if difference is None else difference.relative_l2
+    if difference is not None and difference.broken:
+        amount = math.inf
+    return len(_ARCHITECTURE), -amount, change.name
+
+
+def _row(change: Change, tolerance: float) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": change.name,
+        "change": "same" if _is_same(change, tolerance) else change.change,
+        "count": _size(change),
+    }
+    if change.change == "renamed" and change.old and change.new:
+        row |= {"old": change.old.name, "new": change.new.name}
+    elif change.change in _ARCHITECTURE:
+        row |= {"old": _describe(change.old), "new": _describe(change.new)}
+    return row | _numbers(change.difference)
+
+
+def _describe(tensor: Tensor | None) -> str | None:
+    if tensor is None:
+        return None
+    return f"{tensor.dtype.name} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+
+
+def _numbers(difference: Difference | None) -> dict[str, Any]:
+    if difference is None:
+        return {}
+    return {
+        "max_abs": difference.max_abs,
+        "max_rel": difference.max_rel,
+        "rel_l2": difference.relative_l2,
+        "cosine": difference.cosine,
+        "changed": difference.changed,
+        "worst": difference.worst,
+        "not_finite": difference.broken,
+    }
+
+
+def _group_rows(
+    changes: list[Change], group: Callable[[Tensor], str], tolerance: float, *, show_all: bool
+) -> list[dict[str, Any]]:
+    """One row per group: its differences merged, and which changes happened in it."""
+    from wtool.kernels.compare import Difference, merge
+
+    groups: dict[str, list[Change]] = {}
+    for change in changes:
+        groups.setdefault(group(change.new or change.old), []).append(change)  # type: ignore[arg-type]
+    rows = []
+    for name, members in groups.items():
+        different = [c for c in members if not _is_same(c, tolerance)]
+        if not different and not show_all:
+            continue
+        whole = Difference()
+        for change in members:
+            if change.difference is not None and _is_floating(change):
+                whole = merge(whole, change.difference)
+        kinds = [k for k in (*_ARCHITECTURE, "changed") if any(c.change == k for c in different)]
+        numbers = {k: v for k, v in _numbers(whole).items() if k not in ("worst", "not_finite")}
+        rows.append(
+            {
+                "group": name,
+                "change": ", ".join(kinds) or "same",
+                "tensors": len(members),
+                **numbers,
+                "changed": sum(c.difference.changed for c in members if c.difference),
+                "count": sum(_size(c) for c in members),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["rel_l2"], row["group"]))
+
+
+def _size(change: Change) -> int:
+    tensor = change.new or change.old
+    return tensor.count if tensor else 0
+
+
+def _is_floating(change: Change) -> bool:
+    return all(t is None or t.dtype.kind in ("float", "complex") for t in (change.old, change.new))
+
+
+def _summary(counts: Mapping[str, int], totals: Mapping[str, Any], tolerance: float) -> str:
+    parts = [f"{number} {kind}" for kind, number in counts.items() if number]
+    within = f" within {tolerance:g}" if tolerance else ""
+    same = f"{totals['same']} of {totals['tensors']} tensors are the same{within}"
+    return f"{', '.join(parts)}; {same}" if parts else f"{same}: no difference"
+
+
+COMMAND = report_command(
+    diff,
+    click.Argument(["a"]),
+    click.Argument(["b"]),
+    click.Option(
+        ["--by"], default="tensor", metavar="|".join(_BY), show_default=True, help="Rows."
+    ),
+    click.Option(
+        ["--tolerance"],
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Largest absolute difference of a value that counts as the same.",
+    ),
+    click.Option(["--all", "show_all"], is_flag=True, help="Show equal tensors too."),
+    click.Option(["--ignore-dtype"], is_flag=True, help="Another type alone is no difference."),
+    models="none",
+)
