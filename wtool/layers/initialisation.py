@@ -206,11 +206,15 @@ def _judge_random(
         distance = cdf_distance(ordered, scheme)
         if distance <= limit:
             passing.append((scheme.log_likelihood(count, energy), scheme, distance))
-    if is_bias:
-        if not passing and count >= MIN_BIAS:
+    if is_bias and count < MIN_VALUES:
+        left = count >= MIN_BIAS and not any(
+            largest <= scheme.bound * (1 + step)
+            and cdf_distance(ordered, scheme) <= CLEARLY * limit
+            for scheme in schemes
+        )
+        if left:
             return replace(facts, verdict="trained", reason="a bias that no initialiser leaves")
-        if count < MIN_VALUES:
-            return replace(facts, reason="too few values")
+        return replace(facts, reason="too few values")
     if not passing:
         return _judge_unnamed(facts, ordered, values, std, largest, limit, step, keras)
     passing.sort(key=lambda entry: -entry[0])

@@ -21,9 +21,9 @@ def _words(text: str) -> frozenset[str]:
 WEIGHT_LEAVES = _words(
     "weight weights kernel embeddings embedding gamma alpha scale recurrent_kernel "
     "depthwise_kernel pointwise_kernel depthwise_weights pointwise_weights qweight weight_packed "
-    "w lora_A lora_B weight_orig weight_g weight_v weight_ih weight_hh"
+    "lora_A lora_B weight_orig weight_g weight_v weight_ih weight_hh"
 )
-BIAS_LEAVES = _words("bias biases beta b bias_orig bias_ih bias_hh")
+BIAS_LEAVES = _words("bias biases beta bias_orig bias_ih bias_hh")
 # State that a model keeps and does not learn: statistics of normalisation, positions, masks and
 # index tables, random state and counters, fixed decay rates of linear attention, vector
 # quantisers' running codebooks, spectral norm and pruning, scales and observers of quantisation.

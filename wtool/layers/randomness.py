@@ -35,22 +35,25 @@ SPECTRUM_LIMITS = (-6.0, 4.2)
 def cdf_distance(ordered: np.ndarray, scheme: Scheme) -> float:
     """Largest distance between the CDF of `scheme` and that of `ordered`, (n,) float64 ascending.
 
-    Taken at up to CDF_POINTS evenly spaced order statistics, in the middle of ties, so that values
-    rounded to a short type are compared with the middle of their step.
+    Taken at up to CDF_POINTS evenly spaced order statistics, below and above the ties of each, so
+    that a lump of equal values (pruned zeros) counts in full.
     """
     import numpy as np
 
     count = len(ordered)
     points = ordered[np.linspace(0, count - 1, min(count, CDF_POINTS)).astype(np.int64)]
-    middle = (
-        np.searchsorted(ordered, points, "left") + np.searchsorted(ordered, points, "right")
-    ) / (2 * count)
-    return float(np.abs(middle - scheme.cdf(points)).max())
+    expected = scheme.cdf(points)
+    below = expected - np.searchsorted(ordered, points, "left") / count
+    above = np.searchsorted(ordered, points, "right") / count - expected
+    return float(max(below.max(), above.max()))
 
 
 def distance_limit(count: int, step: float) -> float:
-    """Distance that `count` fresh values rarely exceed; `step` is a value's relative rounding."""
-    return KOLMOGOROV_LIMIT / math.sqrt(count) + 0.3 * step
+    """Distance that `count` fresh values rarely exceed; `step` is a value's relative rounding.
+
+    Rounding lumps values together: half a lump is at most half a step of the CDF of a uniform.
+    """
+    return KOLMOGOROV_LIMIT / math.sqrt(count) + 0.6 * step
 
 
 def structure(values: np.ndarray, std: float, kurtosis: float) -> tuple[float, str]:

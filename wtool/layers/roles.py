@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
-from wtool.layers.names import role_of_branch, role_of_leaf, role_of_slot, split_leaf
+from wtool.layers.names import BRANCH_ROLES, role_of_branch, role_of_leaf, role_of_slot, split_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +89,8 @@ def _assign_members(
                 role = leaf_roles[leaf] = role_of_leaf(leaf)
             if slash and role in (None, "weight"):
                 role = role_of_slot(leaf) or role
+            elif not module:
+                role = BRANCH_ROLES.get(leaf, role)
             if role == "bias":
                 role = _judge_bias(tensor)
             elif role == "weight":
@@ -130,6 +132,8 @@ def _judge_siblings(leaf: str, members: Members) -> str | None:
         return "buffer"
     if leaf == "embed" and "cluster_size" in members:
         return "buffer"
+    if leaf in ("w", "b") and "w" in members and "b" in members:
+        return "weight" if leaf == "w" else "bias"
     return None
 
 

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 SAMPLE_VALUES = 1 << 18
 # Reads per sample, so that a compressed or strided extent is not asked too often.
 RUNS = 64
-# Longer rows are sampled in WINDOWS pieces of WINDOW values at the same columns of each row.
+# Longer rows are sampled in windows of WINDOW values at the same columns of each row.
 LONG_ROW = 4096
 WINDOW = 1024
-WINDOWS = LONG_ROW // WINDOW
 
 
 def matrix_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
@@ -54,20 +53,19 @@ def read_sample(tensor: Tensor, layout: Layout) -> np.ndarray:
 
 
 def _read_windows(tensor: Tensor, rows: int, columns: int) -> np.ndarray:
-    """(rows taken, LONG_ROW) float64: the same WINDOWS windows of evenly spaced rows."""
+    """(rows taken, windows x WINDOW) float64: the same windows of evenly spaced rows."""
     import numpy as np
 
     taken = min(RUNS, rows)
-    sample = np.empty((taken, LONG_ROW))
+    windows = min(columns // WINDOW, SAMPLE_VALUES // WINDOW // taken)
+    sample = np.empty((taken, windows, WINDOW))
     for index in range(taken):
         row = index * (rows - 1) // max(1, taken - 1)
-        for window in range(WINDOWS):
-            column = window * (columns - WINDOW) // (WINDOWS - 1)
+        for window in range(windows):
+            column = window * (columns - WINDOW) // (windows - 1)
             first = row * columns + column
-            sample[index, window * WINDOW : (window + 1) * WINDOW] = tensor.read(
-                first, first + WINDOW
-            )
-    return sample
+            sample[index, window] = tensor.read(first, first + WINDOW)
+    return sample.reshape(taken, -1)
 
 
 def is_constant(tensor: Tensor, value: float) -> bool:
