@@ -68,11 +68,9 @@ class WtoolError(Exception):
             parts.append(f"at byte {self.offset}:")
         text = self.message
         if self.expected is not None:
-            text += f": expected {self.expected}"
+            text += f": expected {_shown(self.expected)}"
         if self.found is not None:
-            text += (
-                f", found {self.found}" if self.expected is not None else f": found {self.found}"
-            )
+            text += f"{':' if self.expected is None else ','} found {_shown(self.found)}"
         parts.append(text)
         line = " ".join(parts)
         if self.hint:
@@ -131,6 +129,14 @@ class OutputExists(OutputError):
 
 class LossError(OutputError):
     """Writing would lose values, ties, names or extras that nobody allowed to lose."""
+
+
+def _shown(fact: object) -> str:
+    """A fact as text. Python refuses to print integers of more than 4,300 digits."""
+    try:
+        return str(fact)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def escape_controls(text: str) -> str:

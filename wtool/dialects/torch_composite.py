@@ -24,7 +24,7 @@ from typing import Any
 from wtool.dialects.checked_extent import checked
 from wtool.dialects.torch_sparse import COMPRESSED, compressed_parts, coo_parts
 from wtool.errors import MalformedInput, UnsupportedError
-from wtool.extents import Extent
+from wtool.extents import INT64_MAX, Extent
 
 QUANTISED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
 PER_CHANNEL = ("per_channel_affine", "per_channel_affine_float_qparams")
@@ -86,10 +86,11 @@ def quantised(
         )
     kind = f"quantised tensor of shape {integers.shape}, {integers.dtype}"
     if scheme == "per_tensor_affine":
-        if type(scale) not in (float, int) or type(zero_point) is not int:
+        numbers = type(scale) is float and type(zero_point) is int
+        if not numbers or not -INT64_MAX <= zero_point <= INT64_MAX:  # type: ignore[operator]
             raise MalformedInput(
                 "bad scale or zero point",
-                expected="a number and an integer",
+                expected="a float and a 64-bit integer",
                 found=f"{type(scale).__name__} and {type(zero_point).__name__}",
             )
         summary = f"{kind}, scale {scale!r}, zero point {zero_point}; integers are shown as stored"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wtool.dialects.torch_composite import Composite, jagged, nested, quantised, sparse
 from wtool.dialects.torch_objects import Found, read_dtype
+from wtool.dialects.torch_tree import component
 from wtool.dtypes import BY_TORCH, DTYPES
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe
 from wtool.errors import MalformedInput, UnsupportedError, shorten
@@ -215,7 +216,7 @@ def _wrapped(
                 continue
             pairs = value.pairs() if isinstance(value, Dict) else enumerate(value)
             inner = [
-                (f"{name}.{key}" if name else str(key), part, depth + 1)
+                (f"{name}.{component(key)}" if name else component(key), part, depth + 1)
                 for key, part in pairs
                 if isinstance(key, str | int)
             ]
@@ -227,6 +228,7 @@ def _wrapped(
                 if part in names:
                     raise MalformedInput(f"wrapper tensor with two tensors '{shorten(part)}'")
                 names.add(part)
+                budget -= 1
                 yield part, extent
 
 

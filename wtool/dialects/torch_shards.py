@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from wtool.dialects.torch_tree import component
 from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe
 from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError
-from wtool.extents import check_shape
+from wtool.extents import INT64_MAX, check_shape
 
 # Chunks of one tensor: the largest jobs have some ten thousand ranks.
 MAX_CHUNKS = 100_000
@@ -90,7 +91,7 @@ def _entry(name: str, value: Any, path: Any) -> Entry:
     keys = path if isinstance(path, tuple) and path else (name,)
     if not all(isinstance(key, str | int) for key in keys):
         raise MalformedInput("path of neither text nor numbers", tensor=name)
-    parts = tuple(str(key) for key in keys)
+    parts = tuple(component(key) for key in keys)
     if _full(value) == OBJECT:
         return Entry(name, parts, None, (), ())
     fields = _fields(value, TENSOR, name)
@@ -133,8 +134,11 @@ def _place(key: Any, value: Any) -> tuple[tuple[str, tuple[int, ...] | None], Pl
     if not isinstance(name, str):
         raise MalformedInput("stored chunk without a name", found=describe(name))
     fields = _fields(value, PLACE, name)
-    file, start, nbytes = (fields.get(k) for k in ("relative_path", "offset", "length"))
-    if not isinstance(file, str) or type(start) is not int or type(nbytes) is not int:
+    file = fields.get("relative_path")
+    start: Any = fields.get("offset")
+    nbytes: Any = fields.get("length")
+    numbers = all(type(n) is int and abs(n) <= INT64_MAX for n in (start, nbytes))
+    if not isinstance(file, str) or not numbers:
         raise MalformedInput(
             "place of a chunk",
             tensor=name,
@@ -152,7 +156,9 @@ def _place(key: Any, value: Any) -> tuple[tuple[str, tuple[int, ...] | None], Pl
 
 
 def _sizes(value: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or not all(type(n) is int and n >= 0 for n in value):
+    if not isinstance(value, tuple) or not all(
+        type(n) is int and 0 <= n <= INT64_MAX for n in value
+    ):
         raise MalformedInput(
             "sizes that are no numbers from 0 on", tensor=name, found=describe(value)
         )
