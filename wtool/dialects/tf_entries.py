@@ -84,6 +84,59 @@ def read_header(value: bytes) -> Header:
 
 def read_entry(value: bytes, shapes: dict[bytes, Shape]) -> Entry:
     """The entry of one tensor. `shapes` keeps the shapes seen: models repeat them."""
+    return _read_usual(value, shapes) or _read_any(value, shapes)
+
+
+def _read_usual(value: bytes, shapes: dict[bytes, Shape]) -> Entry | None:
+    """The entry of a whole tensor as writers order its fields; None for any other, good or bad.
+
+    A listing parses one per tensor, so this path takes no generator and no call per field.
+    """
+    end = len(value)
+    if end < 6 or value[0] != 0x08 or value[2] != 0x12 or value[3] >= 0x80:
+        return None
+    dtype = BY_TENSORFLOW_ENUM.get(value[1])
+    position = 4 + value[3]
+    shape = shapes.get(value[4:position])
+    if dtype is None or shape is None or position > end:
+        return None
+    shard = offset = size = 0
+    last_tag = 0x12
+    while position < end:
+        tag = value[position]
+        if tag <= last_tag:
+            return None
+        last_tag = tag
+        position += 1
+        if tag == 0x35:
+            if end - position != 4:
+                return None
+            crc = int.from_bytes(value[position:end], "little")
+            return Entry(dtype, shape, shard, offset, size, crc)
+        number = shift = 0
+        # At most 8 bytes: larger numbers, negative ones among them, are left to the other reader.
+        for position in range(position, min(position + 8, end)):  # noqa: B020
+            byte = value[position]
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        else:
+            return None
+        position += 1
+        if tag == 0x28:
+            size = number
+        elif tag == 0x20:
+            offset = number
+        elif tag == 0x18:
+            shard = number
+        else:
+            return None
+    return Entry(dtype, shape, shard, offset, size)
+
+
+def _read_any(value: bytes, shapes: dict[bytes, Shape]) -> Entry:
+    """The entry of one tensor, whatever the order of its fields and whatever else it holds."""
     dtype_number = shard = offset = size = crc = 0
     shape = SCALAR
     slices: list[tuple[int, int]] | None = None

@@ -159,16 +159,14 @@ class _Walker:
                 yield function, scope.arguments[argument], looped or operation.op in _LOOPS
 
     def _normalises(self, scope_name: str, operation: Operation) -> str | None:
-        """ "norm" for 1 / sqrt(variance + epsilon) and its product with a scale, else None."""
+        """ "norm" for 1 / sqrt(variance + epsilon), or a scale on what is normalised."""
         if operation.op in ("Add", "AddV2"):
             after = self._uses_of(scope_name, operation.name)
             return "norm" if any(use.op == "Rsqrt" for use, _ in after) else None
         if operation.op == "Mul":
             roots = self.roots.get(scope_name)
             if roots is None:
-                operations = self.graph.scopes[scope_name].operations
-                roots = {item.name for item in operations if item.op == "Rsqrt"}
-                self.roots[scope_name] = roots
+                roots = self.roots[scope_name] = _normalised(self.graph.scopes[scope_name])
             if any(value.split(":", 1)[0] in roots for value in operation.inputs):
                 return "norm"
         return None
@@ -178,6 +176,20 @@ class _Walker:
         if uses is None:
             uses = self.consumers[scope_name] = _consumers(self.graph.scopes[scope_name])
         return uses.get(value, [])
+
+
+def _normalised(scope: Scope) -> set[str]:
+    """Operations whose results are 1 / sqrt(variance) or data that was normalised with it."""
+    names: set[str] = set()
+    for operation in scope.operations:
+        reshaped = operation.op == "Reshape" and operation.inputs
+        if (
+            operation.op == "Rsqrt"
+            or operation.op.startswith("FusedBatchNorm")
+            or (reshaped and operation.inputs[0].split(":", 1)[0] in names)
+        ):
+            names.add(operation.name)
+    return names
 
 
 def _consumer(operation: Operation, place: int) -> str | None:
