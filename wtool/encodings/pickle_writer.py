@@ -81,8 +81,12 @@ class _Writer:
         if atom is not None:
             atom(self, value)
             return None
+        if kind is tuple and self.flat_tuple(value):
+            return None
         if id(value) in self.memo:
             self.get(self.memo[id(value)])
+            return None
+        if kind is Dict and not value and self.empty_ordered(value):
             return None
         if id(value) in self.open:
             raise UnsupportedError("a value that contains itself cannot be pickled")
@@ -192,6 +196,30 @@ class _Writer:
                 self.out += b"("
             yield from batch
             self.out += b"e" if len(batch) > 1 else b"a"
+
+    def flat_tuple(self, values: tuple[Any, ...]) -> bool:
+        """Write a tuple of atoms, of which no part can be shared; False for any other tuple.
+
+        A file of 100,000 tensors has 400,000 of these: no steps, no memo.
+        """
+        writers = [_ATOMS.get(type(item)) for item in values]
+        if None in writers:
+            return False
+        if len(values) > 3:
+            self.out += b"("
+        for write, item in zip(writers, values, strict=True):
+            write(self, item)  # type: ignore[misc]
+        self.out += _TUPLES.get(len(values), b"t")
+        return True
+
+    def empty_ordered(self, values: Dict) -> bool:
+        """Write an empty OrderedDict, as each tensor has one for its hooks; False for any other."""
+        if values.cls != ORDERED_DICT or values.args or values.odd or values.state is not None:
+            return False
+        self.name(ORDERED_DICT)
+        self.out += b")R"
+        self.remember(values)
+        return True
 
     def tuple_of(self, values: tuple[Any, ...]) -> _Steps:
         self.open.add(id(values))
