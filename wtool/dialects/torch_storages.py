@@ -63,18 +63,14 @@ class Storage:
 
 @dataclass(slots=True, eq=False)
 class StorageId:
-    """A checked persistent id. numel: elements of `dtype` in the whole storage."""
+    """A checked persistent id. numel: elements of the whole storage, as the id counts them."""
 
     dtype: DType
     key: str
     location: str
     numel: int
+    nbytes: int
     rest: tuple
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the storage; types below a byte count whole bytes here."""
-        return self.numel * self.dtype.itemsize
 
 
 def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
@@ -99,14 +95,15 @@ def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
         raise MalformedInput("key of a storage is no text", found=shorten(repr(key)[:200]))
     if not isinstance(location, str | bytes):
         raise MalformedInput("device of a storage is no text", found=type(location).__name__)
-    if type(numel) is not int or not 0 <= numel <= INT64_MAX // dtype.itemsize:
+    nbytes = numel * dtype.itemsize if type(numel) is int else -1
+    if not 0 <= nbytes <= INT64_MAX:
         raise MalformedInput(
             "number of elements in a storage",
             expected="0 to 2^63 - 1 bytes",
             found=numel if type(numel) is int and numel.bit_length() < 200 else type(numel),
         )
     place = location if isinstance(location, str) else location.decode("latin-1")
-    return StorageId(dtype, key, place, numel, id[5:])
+    return StorageId(dtype, key, place, numel, nbytes, id[5:])
 
 
 class StorageTable:

@@ -159,9 +159,11 @@ class ZipDirectory:
 
     def data_start(self, member: Member) -> int:
         """Offset of the member's first stored byte; checks its local header."""
-        if member.name not in self._starts:
+        start = self._starts.get(member.name)
+        if start is None:
             self.check_headers((member,))
-        return self._starts[member.name]
+            start = self._starts[member.name]
+        return start
 
     def open(self, member: Member) -> Source:
         """The member's bytes: a window of the file, or inflated in passing where it is deflated."""

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint
-from wtool.errors import MissingInput, UnknownFormat, UsageError, WtoolError
+from wtool.errors import UsageError, WtoolError
 from wtool.sources import FileSource, Source, read_bytes
 
 if TYPE_CHECKING:
@@ -110,15 +110,15 @@ class Format:
 # exclusive.
 _MODULES = (
     "safetensors",
+    "torch_zip",
     "sharded",
+    "model_directory",
     "npy",
     "npz",
+    "keras_archive",
     "keras_h5",
     "keras_weights_h5",
-    "keras_archive",
     "keras_shards",
-    "model_directory",
-    "torch_zip",
     "torch_legacy",
     "torch_tar",
     "torch_script",
@@ -150,9 +150,9 @@ def find_format(probe: Probe) -> Format:
         candidate: Format = import_module(f"wtool.formats.{module}").FORMAT
         if candidate.claims(probe):
             return candidate
-    if not probe.is_directory and not probe.is_file:
-        raise MissingInput("no such file, directory or checkpoint prefix", path=probe.path)
-    raise UnknownFormat("not a weight file that wtool knows", path=probe.path)
+    from wtool.formats.unknown import explain
+
+    explain(probe)
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
