@@ -24,6 +24,7 @@ from typing import Any
 from wtool.checkpoint import Checkpoint
 from wtool.dialects.torch_storages import Storage, StorageId, read_storage_id
 from wtool.dialects.torch_stream import PickleStream
+from wtool.encodings.collection import without_collection
 from wtool.encodings.pickle_machine import Pickled
 from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent, describe
 from wtool.errors import MalformedInput, TruncatedInput, UsageError, WtoolError, shorten
@@ -63,18 +64,19 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     chosen = re.fullmatch(r"@(\d{1,4})(?:\.(.*))?", root or "", re.DOTALL)
     wanted = int(chosen[1]) if chosen else 1
     source = probe.source
-    saves, end = _read_saves(source)
-    if not 1 <= wanted <= len(saves):
-        raise UsageError(f"the file holds {len(saves)} saves", found=f"--root {root}")
-    save = saves[wanted - 1]
-    return build_checkpoint(
-        probe.path,
-        FORMAT.name,
-        save.pickled,
-        ObjectReader(save.storages),
-        root=chosen[2] if chosen else root,
-        notes=_notes(save, wanted, len(saves), source.size - end),
-    )
+    with without_collection():
+        saves, end = _read_saves(source)
+        if not 1 <= wanted <= len(saves):
+            raise UsageError(f"the file holds {len(saves)} saves", found=f"--root {root}")
+        save = saves[wanted - 1]
+        return build_checkpoint(
+            probe.path,
+            FORMAT.name,
+            save.pickled,
+            ObjectReader(save.storages),
+            root=chosen[2] if chosen else root,
+            notes=_notes(save, wanted, len(saves), source.size - end),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +96,23 @@ class LegacyStorages:
         self._roots: dict[str, StorageId] = {}
         self._views: dict[str, tuple[str, int, int]] = {}
         self._bases: dict[str, int] = {}
-        self._nodes: list[Persistent] = []
+        # By identity of the node; a node that is gone cannot be asked for.
+        self._ids: dict[int, StorageId] = {}
 
     def add(self, node: Persistent) -> None:
         """Note what one persistent id says; MalformedInput where it contradicts another."""
-        id = read_storage_id(node, items=(6,))
-        known = self._roots.setdefault(id.key, id)
-        if known.dtype is not id.dtype or known.numel != id.numel:
+        said = self._ids[id(node)] = read_storage_id(node, items=(6,))
+        known = self._roots.setdefault(said.key, said)
+        if known.dtype is not said.dtype or known.numel != said.numel:
             raise MalformedInput(
-                f"storage '{shorten(id.key)}' is named in two ways",
+                f"storage '{shorten(said.key)}' is named in two ways",
                 expected=f"{known.numel} x {known.dtype}",
-                found=f"{id.numel} x {id.dtype}",
+                found=f"{said.numel} x {said.dtype}",
             )
-        view = _view(id)
+        view = _view(said)
         if view is not None:
             key, first, numel = view
-            if self._views.setdefault(key, (id.key, first, numel)) != (id.key, first, numel):
+            if self._views.setdefault(key, (said.key, first, numel)) != (said.key, first, numel):
                 raise MalformedInput(f"view of a storage '{shorten(key)}' is given in two ways")
 
     def place(self, keys: list[str], stream: PickleStream) -> None:
@@ -156,15 +159,15 @@ class LegacyStorages:
 
     def __call__(self, node: Persistent) -> Storage:
         """The storage that a persistent id names; for a view, the root's part up to its end."""
-        id = read_storage_id(node, items=(6,))
-        base = self._bases[id.key]
+        said = self._ids[id(node)]
+        base = self._bases[said.key]
         identity: Hashable = (self._source.name, base)
-        view = _view(id)
+        view = _view(said)
         if view is None:
-            return Storage(self._source, base, id.nbytes, id.dtype, identity)
+            return Storage(self._source, base, said.nbytes, said.dtype, identity)
         _, first, numel = view
-        nbytes = (first + numel) * id.dtype.itemsize
-        return Storage(self._source, base, nbytes, id.dtype, identity, shift=first)
+        nbytes = (first + numel) * said.dtype.itemsize
+        return Storage(self._source, base, nbytes, said.dtype, identity, shift=first)
 
 
 def _view(id: StorageId) -> tuple[str, int, int] | None:
