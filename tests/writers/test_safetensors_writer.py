@@ -265,6 +265,14 @@ def test_an_alias_goes_into_the_index_where_there_are_shards(tmp_path):
     }
 
 
+def test_the_index_counts_every_slice_of_one_storage(tmp_path):
+    storage = np.arange(12, dtype=np.float32)
+    halves = [views("a", storage, (6,)), views("b", storage, (6,), first=6)]
+    save(model(halves), tmp_path / "model.safetensors", max_shard_bytes=24)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 48}
+
+
 def test_a_tensor_larger_than_a_block_is_copied_whole(tmp_path):
     big = np.arange(700_001, dtype=np.int32)
     as_bf16 = (big % 251).astype(ml_dtypes.bfloat16)

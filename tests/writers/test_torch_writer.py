@@ -4,6 +4,7 @@ checksums.
 
 from __future__ import annotations
 
+import json
 import pickletools
 import zipfile
 
@@ -211,6 +212,10 @@ def test_shards_are_those_of_huggingface_hub_and_load(tmp_path, limit):
     files = {p.name for p in tmp_path.iterdir()}
     assert files - {"pytorch_model.bin.index.json"} == set(expected.filename_to_tensors)
     assert ("pytorch_model.bin.index.json" in files) == expected.is_sharded
+    if expected.is_sharded:
+        index = json.loads((tmp_path / "pytorch_model.bin.index.json").read_text())
+        assert index["metadata"] == expected.metadata
+        assert index["weight_map"] == expected.tensor_to_filename
     for file, names in expected.filename_to_tensors.items():
         found = load(tmp_path / file)
         assert set(found) == set(names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wtool.checkpoint import Tensor
@@ -85,19 +85,22 @@ def _add_followers(
             group_of[owners[tensor.name]].append(tensor)
 
 
-def index_file(path: str, shards: Sequence[Shard], metadata: Mapping[str, str]) -> PlannedFile:
+def index_file(
+    path: str,
+    shards: Sequence[Shard],
+    metadata: Mapping[str, str],
+    tied: Collection[str] = (),
+) -> PlannedFile:
     """The index of `shards`, called `path` + ".index.json"; the file that makes the set whole.
 
-    total_size counts each tied tensor once, as huggingface_hub does: callers pass owners first.
+    tied: names of tied tensors, which total_size does not count again.
     """
-    seen: set[object] = set()
     total = 0
     weight_map: dict[str, str] = {}
     for shard in shards:
         for tensor in shard.tensors:
             weight_map[tensor.name] = os.path.basename(shard.path)
-            if tensor.storage not in seen:
-                seen.add(tensor.storage)
+            if tensor.name not in tied:
                 total += tensor.nbytes
     index = {
         "metadata": {"total_size": total, **dict(sorted(metadata.items()))},

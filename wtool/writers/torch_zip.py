@@ -110,7 +110,7 @@ def plan(
     shards = split(list(checkpoint), owners, path, max_shard_bytes)
     files = [_plan_file(shard.path, shard.tensors, checkpoint, untie, losses) for shard in shards]
     if len(shards) > 1:
-        files.append(index_file(path, shards, {}))
+        files.append(index_file(path, shards, {}, owners))
     return Plan(CONTAINER, tuple(files), tuple(losses))
 
 
