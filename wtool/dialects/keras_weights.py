@@ -73,8 +73,8 @@ def read_tensors(
             owner, _, last = group.path.rpartition("/")
             if last == VARS and "name" in group.attributes:
                 stated.setdefault(owner, file.text(group.attributes["name"]))
-            for key in sorted(group.datasets, key=_natural):
-                found.append((path, file, group.datasets[key]))
+            found.extend((path, file, dataset) for dataset in group.datasets.values())
+    found.sort(key=lambda row: [_natural(part) for part in row[2].path.split("/")])
     counts = Counter(dataset.path.rpartition("/")[0] for _, _, dataset in found)
     if len({dataset.path for _, _, dataset in found}) != len(found):
         raise MalformedInput("two shards hold the same variable")

@@ -135,8 +135,8 @@ def read_file(source: Source) -> Hdf5File:
     Raises MalformedInput or TruncatedInput for broken structures, UnsafeInput for what leads out of
     the file or round in circles, UnsupportedError for sound parts of HDF5 that Keras does not use.
     """
-    image = open_image(source)
     try:
+        image = open_image(source)
         return Hdf5File(image, _walk(image))
     except WtoolError as error:
         raise error.locate(path=source.name) from error.__cause__

@@ -6,17 +6,16 @@ layer; it is read as data and never deserialised, as it may hold code (Lambda la
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.keras_entries import opaque_notes
-from wtool.dialects.keras_weights import read_tensors
 from wtool.encodings import strict_json
-from wtool.encodings.hdf5_file import read_file
-from wtool.encodings.zip_directory import STORED, ZipDirectory
 from wtool.errors import InputError, MalformedInput, WtoolError
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import BytesSource, Source
+
+if TYPE_CHECKING:
+    from wtool.encodings.zip_directory import ZipDirectory
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
 MAX_CONFIG_NBYTES = 64 << 20
@@ -32,6 +31,10 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Every variable, with layer names and classes from the configuration."""
+    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_weights import read_tensors
+    from wtool.encodings.hdf5_file import read_file
+
     refuse_root(root, "a .keras file")
     directory = probe.zip_directory
     if directory is None or WEIGHTS not in directory.members:
@@ -59,6 +62,8 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
 
 def weights_source(directory: ZipDirectory) -> Source:
     """The HDF5 file inside the archive."""
+    from wtool.encodings.zip_directory import STORED
+
     member = directory.members[WEIGHTS]
     if member.method == STORED:
         return directory.open(member)

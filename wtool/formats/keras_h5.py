@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.keras_entries import opaque_notes
-from wtool.dialects.keras_legacy import MODEL, is_legacy_file, read_tensors
 from wtool.errors import MalformedInput
 from wtool.formats import Format, Probe, refuse_root
 
@@ -14,11 +12,18 @@ CONFIGS = ("model_config", "training_config")
 
 def claims(probe: Probe) -> bool:
     """An HDF5 file with a `model_weights` group or a list of layer names."""
-    return probe.hdf5 is not None and is_legacy_file(probe.hdf5.root)
+    if probe.hdf5 is None:
+        return False
+    from wtool.dialects.keras_legacy import is_legacy_file
+
+    return is_legacy_file(probe.hdf5.root)
 
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Weights in the order of layers, then the optimizer's; configurations are extras, as text."""
+    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_legacy import MODEL, read_tensors
+
     refuse_root(root, "a Keras HDF5 file")
     file = probe.hdf5
     if file is None:

@@ -8,12 +8,9 @@ it.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.keras_entries import opaque_notes
-from wtool.dialects.keras_weights import read_tensors
-from wtool.encodings.hdf5_file import Group, Hdf5File
 from wtool.errors import MalformedInput, MissingInput
 from wtool.formats import Format, Probe, refuse_root
 from wtool.formats.sharded import (
@@ -23,6 +20,9 @@ from wtool.formats.sharded import (
     looks_like_index,
     read_index,
 )
+
+if TYPE_CHECKING:
+    from wtool.encodings.hdf5_file import Hdf5File
 
 SUFFIXES = (".weights.json",)
 
@@ -34,6 +34,10 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """The variables of all shards as one model."""
+    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_weights import read_tensors
+    from wtool.encodings.hdf5_file import Group
+
     refuse_root(root, "a sharded model")
     index = read_index(probe)
     groups = parse_map(index["weight_map"])

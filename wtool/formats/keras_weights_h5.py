@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.keras_entries import opaque_notes
-from wtool.dialects.keras_legacy import is_legacy_file
-from wtool.dialects.keras_weights import is_weights_file, read_tensors
 from wtool.errors import MalformedInput
 from wtool.formats import Format, Probe, refuse_root
 
 
 def claims(probe: Probe) -> bool:
     """An HDF5 file with numbered variables in groups called `vars`."""
-    file = probe.hdf5
-    return file is not None and not is_legacy_file(file.root) and is_weights_file(file.root)
+    if probe.hdf5 is None:
+        return False
+    from wtool.dialects.keras_legacy import is_legacy_file
+    from wtool.dialects.keras_weights import is_weights_file
+
+    return is_weights_file(probe.hdf5.root) and not is_legacy_file(probe.hdf5.root)
 
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Every variable, the optimizer's and metrics' with their roles."""
+    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_weights import read_tensors
+
     refuse_root(root, "a Keras weights file")
     file = probe.hdf5
     if file is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from wtool.checkpoint import Checkpoint
 from wtool.encodings import strict_json
-from wtool.errors import InputError, UnknownFormat
+from wtool.errors import InputError, MissingInput, UnknownFormat
 from wtool.formats import Format, Probe, open_probe
 from wtool.sources import FileSource, read_bytes
 
@@ -107,6 +107,14 @@ def choose(path: str, names: Sequence[str]) -> tuple[str, list[str]]:
     candidates = [row[0] for row in known] if known else weight_files(names)
     if len(candidates) == 1:
         return candidates[0], []
+    shards = [SHARD_NAME.fullmatch(name) for name in candidates]
+    if all(shards) and len({shard.group(1) for shard in shards if shard}) == 1:
+        raise MissingInput(
+            f"the folder holds {len(candidates)} shards of one model without their index",
+            path=path,
+            found=f"{candidates[0]}, ...",
+            hint="fetch the .index.json file",
+        )
     shown = ", ".join(candidates[:MAX_LISTED])
     more = f" and {len(candidates) - MAX_LISTED} more" if len(candidates) > MAX_LISTED else ""
     raise UnknownFormat(

@@ -6,11 +6,10 @@ Version 1.0 to 3.0. Python objects are refused: their data would be a pickle.
 from __future__ import annotations
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.numpy_arrays import read_array
-from wtool.encodings.npy_header import MAGIC
 from wtool.formats import Format, Probe, refuse_root
 
 NAME = "array"
+MAGIC = b"\x93NUMPY"
 
 
 def claims(probe: Probe) -> bool:
@@ -20,6 +19,8 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """The one array of the file."""
+    from wtool.dialects.numpy_arrays import read_array
+
     refuse_root(root, "a .npy file")
     tensor, notes = read_array(probe.source, NAME, key=NAME, storage=(probe.path, 0))
     return build(probe.path, FORMAT.name, [tensor], notes=notes)

@@ -8,9 +8,7 @@ name.
 from __future__ import annotations
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.dialects.numpy_arrays import read_array
-from wtool.encodings.zip_directory import read_directory
-from wtool.errors import WtoolError
+from wtool.errors import MalformedInput, WtoolError
 from wtool.formats import Format, Probe, refuse_root
 
 SUFFIX = ".npy"
@@ -29,8 +27,12 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Every array of the file; reads their headers only."""
+    from wtool.dialects.numpy_arrays import read_array
+
     refuse_root(root, "an .npz file")
-    directory = read_directory(probe.source)
+    directory = probe.zip_directory
+    if directory is None:
+        raise MalformedInput("not a zip file", path=probe.path)
     directory.check_headers(directory.members.values())
     tensors = []
     notes: list[str] = []
