@@ -143,6 +143,22 @@ def test_tied_tensors_share_a_storage_as_equal_slices_and_transposes(tmp_path):
         assert torch.equal(found[name] * 2, value)
 
 
+def test_a_view_counts_from_where_its_owner_starts(tmp_path):
+    storage = np.arange(20, dtype=np.float32)
+    tensors = [
+        views("owner", storage, (2, 5), first=10),
+        views("part", storage, (3,), first=12),
+        views("apart", storage, (4,), first=3),
+    ]
+    save(model(tensors), tmp_path / "m.pth")
+    found = load(tmp_path / "m.pth")
+    assert torch.equal(found["owner"], torch.arange(10.0, 20).reshape(2, 5))
+    assert torch.equal(found["part"], torch.arange(12.0, 15))
+    assert torch.equal(found["apart"], torch.arange(3.0, 7))
+    assert found["part"].untyped_storage().data_ptr() == found["owner"].data_ptr()
+    assert found["part"].untyped_storage().nbytes() == 40
+
+
 def test_a_tie_that_torch_has_no_view_for_is_a_loss(tmp_path):
     storage = np.arange(12, dtype=np.float32)
     reverse = views("reverse", storage, (12,), first=11, strides=(-1,))

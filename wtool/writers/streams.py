@@ -96,7 +96,7 @@ def to_bytes(values: np.ndarray, dtype: DType, *, unpacked: bool = False) -> np.
         pairs = values.view(numpy.float32).astype("<f2")
         return pairs.view(numpy.uint8)
     if dtype.bits < 8:
-        # ml_dtypes leaves the bits above the element unspecified, for int4 sign-extended.
+        # ml_dtypes carries an element in a whole byte, whose other bits are none of its value.
         codes = values.view(numpy.uint8) & numpy.uint8((1 << dtype.bits) - 1)
         return codes if unpacked else pack(codes, dtype.bits)
     raw = numpy.ascontiguousarray(values)
