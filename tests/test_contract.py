@@ -57,6 +57,13 @@ def test_exactly_one_format_claims_a_fixture(case):
     assert len([entry.name for entry in formats() if entry.claims(probe)]) == 1
 
 
+def test_every_format_has_a_fixture():
+    claimed = {
+        entry.name for case in CASES for entry in formats() if entry.claims(Probe(FIXTURES / case))
+    }
+    assert claimed == {entry.name for entry in formats()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_keys_dtypes_shapes_order_and_values_are_the_frameworks_own(case):
     checkpoint = opened(case)

@@ -106,19 +106,20 @@ def keras_file(name: str) -> Callable[[Path], Path]:
     return save
 
 
+# By the name of the format.
 WRITERS = {
-    "torch_zip": torch_zip,
-    "torch_legacy": torch_legacy,
+    "torch-zip": torch_zip,
+    "torch-legacy": torch_legacy,
     "torchscript": torchscript,
-    "torch_export": torch_export,
-    "torch_distributed": torch_distributed,
+    "torch-export": torch_export,
+    "torch-distributed": torch_distributed,
     "safetensors": safetensors,
     "npy": npy,
     "npz": npz,
     "tensorflow": tensorflow,
     "tensorflow_v1": tensorflow_v1,
-    "keras": keras_file("model.keras"),
-    "keras_weights": keras_file("model.weights.h5"),
+    "keras_archive": keras_file("model.keras"),
+    "keras_weights_h5": keras_file("model.weights.h5"),
     "keras_h5": keras_file("legacy.h5"),
 }
 
@@ -142,6 +143,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_opening_reads_no_tensor(name, tmp_path, reads):
     path = WRITERS[name](tmp_path)
     checkpoint = open_checkpoint(path, root=".")
+    assert checkpoint.format == name
     assert 0 < sum(reads) < ALLOWED_BYTES
     largest = max(checkpoint, key=lambda tensor: tensor.nbytes)
     assert largest.nbytes == TENSOR_BYTES
@@ -150,7 +152,8 @@ def test_opening_reads_no_tensor(name, tmp_path, reads):
     assert sum(reads) >= TENSOR_BYTES
 
 
-@pytest.mark.parametrize("name", WRITERS)
+# A V1 table keeps a tensor in one block, and a block's checksum is verified before it is used.
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - {"tensorflow_v1"}))
 @pytest.mark.filterwarnings("ignore")
 def test_reading_a_range_reads_little_more_than_the_range(name, tmp_path, reads):
     path = WRITERS[name](tmp_path)
@@ -163,6 +166,6 @@ def test_reading_a_range_reads_little_more_than_the_range(name, tmp_path, reads)
 
 
 def test_every_format_is_asked():
-    """A format of one file is in WRITERS, or wraps files of those that are."""
-    wrappers = {"sharded", "model-directory", "torch-tar"}
-    assert len({entry.name for entry in formats()} - wrappers) <= len(WRITERS)
+    """Each but those that open files of others, and the tar of 2016, which no torch writes."""
+    wrappers = {"sharded", "model_directory", "keras_shards"}
+    assert set(WRITERS) == {entry.name for entry in formats()} - wrappers - {"torch-tar"}
