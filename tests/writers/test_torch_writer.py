@@ -143,6 +143,18 @@ def test_tied_tensors_share_a_storage_as_equal_slices_and_transposes(tmp_path):
         assert torch.equal(found[name] * 2, value)
 
 
+def test_a_view_that_reads_the_same_bytes_otherwise_gets_its_own_storage(tmp_path):
+    storage = np.array([1 + 2j, 3 - 4j], np.complex64)
+    conjugate = views("conjugate", storage, (2,), conj=True)
+    tied = model([views("plain", storage, (2,)), conjugate])
+    with pytest.raises(LossError, match="ties 'conjugate'"):
+        save(tied, tmp_path / "m.pth")
+    save(tied, tmp_path / "m.pth", allow={"ties"})
+    found = load(tmp_path / "m.pth")
+    assert torch.equal(found["plain"], torch.tensor([1 + 2j, 3 - 4j]))
+    assert torch.equal(found["conjugate"], torch.tensor([1 - 2j, 3 + 4j]))
+
+
 def test_a_view_counts_from_where_its_owner_starts(tmp_path):
     storage = np.arange(20, dtype=np.float32)
     tensors = [
