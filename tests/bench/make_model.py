@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -45,6 +46,13 @@ def make_model(folder: str, dtype: str = "float32", size: str = "full") -> str:
     """Path of `size`-`dtype`.pth in `folder`, written by torch.save where it is not there yet."""
     path = os.path.join(folder, f"{size}-{dtype}.pth")
     if os.path.exists(path):
+        return path
+    if "torch" not in sys.modules and __name__ != "__main__":
+        # In a process of its own: a child's peak memory counts from that of the parent that forks.
+        arguments = [folder, "--dtype", dtype, "--size", size]
+        subprocess.run(
+            [sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL
+        )
         return path
     import torch
 
