@@ -1,5 +1,7 @@
 """Reads of every layout, compared with NumPy's own indexing of the same bytes."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -220,3 +222,47 @@ def test_boxes_cover_a_range_once_in_order(shape, data):
     ]
     joined = np.concatenate(got) if got else np.empty(0, int)
     assert joined.tolist() == list(range(start, stop))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_are_accepted_exactly_where_each_element_is_covered_once(seed):
+    generator = np.random.default_rng(seed)
+    accepted = 0
+    for _ in range(100):
+        shape = tuple(int(n) for n in generator.integers(1, 5, generator.integers(1, 4)))
+        cuts = [sorted({0, n, int(generator.integers(0, n + 1))}) for n in shape]
+        boxes = [list(itertools.pairwise(edges)) for edges in cuts]
+        pieces = [tuple(zip(*box, strict=True)) for box in itertools.product(*boxes)]
+        if generator.random() < 0.7:
+            place = int(generator.integers(len(pieces)))
+            sizes = [b - a for a, b in zip(*pieces[place], strict=True)]
+            room = [n - m + 1 for n, m in zip(shape, sizes, strict=True)]
+            starts = [int(generator.integers(0, n)) for n in room]
+            stops = tuple(a + m for a, m in zip(starts, sizes, strict=True))
+            pieces[place] = (tuple(starts), stops)
+        covered = np.zeros(shape, int)
+        for starts, stops in pieces:
+            covered[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))] += 1
+        placed = [
+            (
+                starts,
+                Absent(
+                    DTYPES["float32"], tuple(b - a for a, b in zip(starts, stops, strict=True)), ""
+                ),
+            )
+            for starts, stops in pieces
+        ]
+        if (covered == 1).all():
+            Tiled(DTYPES["float32"], shape, placed)
+            accepted += 1
+        else:
+            with pytest.raises(MalformedInput, match="slices overlap"):
+                Tiled(DTYPES["float32"], shape, placed)
+    assert 10 < accepted < 100
+
+
+def test_a_hundred_thousand_pieces_that_all_meet_are_checked_in_time():
+    n = 33_000
+    rows = [((i, 0), Absent(DTYPES["float32"], (1, n), "")) for i in range(2 * n)]
+    columns = [((0, n + i), Absent(DTYPES["float32"], (2 * n, 1), "")) for i in range(n)]
+    assert Tiled(DTYPES["float32"], (2 * n, 2 * n), rows + columns).count == 4 * n * n

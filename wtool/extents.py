@@ -32,6 +32,8 @@ SCRATCH_BYTES = 8 << 20
 MAX_EXPANSION_BYTES = 1 << 30
 MAX_EXPANSION = 1024
 MAX_RANK = 64
+# Of all pieces of one tensor: 100,000 pieces along 3 axes, or a few along many.
+MAX_CORNERS = 1 << 20
 INT64_MAX = (1 << 63) - 1
 
 
@@ -318,30 +320,31 @@ class Tiled(Extent):
         self.storage = tuple(piece.storage for _, piece in self.pieces)
 
     def _overlaps(self) -> bool:
-        """Whether two pieces share an element; pieces sorted by their first axis are compared
-        while they meet."""
+        """Whether two pieces share an element, where their elements are as many as the tensor's.
+
+        They share none exactly if their corners, counted with signs, cancel but for the tensor's
+        own. That takes the same time for any arrangement; comparing pieces can be quadratic.
+        """
         spans = [
             (starts, tuple(a + n for a, n in zip(starts, piece.shape, strict=True)))
             for starts, piece in self.pieces
             if piece.count
         ]
-        if not self.shape:
+        if len(spans) < 2 or not self.shape:
             return len(spans) > 1
-        # Sweep along the axis with the most distinct starts: real tilings have few pieces alive at
-        # once.
-        axis = max(range(len(self.shape)), key=lambda i: len({starts[i] for starts, _ in spans}))
-        spans.sort(key=lambda span: span[0][axis])
-        alive: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-        for starts, stops in spans:
-            alive = [span for span in alive if span[1][axis] > starts[axis]]
-            for other_starts, other_stops in alive:
-                if all(
-                    a < d and c < b
-                    for a, b, c, d in zip(starts, stops, other_starts, other_stops, strict=True)
-                ):
-                    return True
-            alive.append((starts, stops))
-        return False
+        axes = [
+            i
+            for i, size in enumerate(self.shape)
+            if any(starts[i] != 0 or stops[i] != size for starts, stops in spans)
+        ]
+        if len(spans) << len(axes) > MAX_CORNERS:
+            raise UnsupportedError(
+                "tensor cut into too many pieces along too many dimensions",
+                expected=f"at most {MAX_CORNERS} corners",
+                found=len(spans) << len(axes),
+            )
+        whole = ((0,) * len(self.shape), self.shape)
+        return _corners(spans, axes) != _corners([whole], axes)
 
     def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
         """See Extent.read_box."""
@@ -425,6 +428,30 @@ class Absent(Extent):
     def stored_nbytes(self) -> int:
         """Nothing is stored."""
         return 0
+
+
+def _corners(
+    spans: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], axes: Sequence[int]
+) -> dict[tuple[int, ...], int]:
+    """Corners of boxes (starts, stops) over `axes`, with signs; those that cancel are left out.
+
+    +1 or -1 by how many stops a corner is made of. Equal for two sets of boxes exactly if they
+    cover each element equally often.
+    """
+    balance: dict[tuple[int, ...], int] = {}
+    for starts, stops in spans:
+        signed: list[tuple[tuple[int, ...], int]] = [((), 1)]
+        for axis in axes:
+            signed = [
+                ((*corner, place), sign * side)
+                for corner, sign in signed
+                for place, side in ((starts[axis], 1), (stops[axis], -1))
+            ]
+        for corner, sign in signed:
+            left = balance.pop(corner, 0) + sign
+            if left:
+                balance[corner] = left
+    return balance
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
