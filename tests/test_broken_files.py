@@ -1,4 +1,4 @@
-"""Each file of `fixtures/broken/` gets the answer of its `expected.toml`, and nothing in it runs."""
+"""Each file of `fixtures/broken/` is answered as in its `expected.toml`; nothing in it runs."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wtool.encodings.pickle_numpy import read_array
+from wtool.dialects.pickle_numpy import read_array
 from wtool.extents import Extent, Strided, c_strides
 from wtool.sources import BytesSource
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from wtool.dialects.pickle_numpy import SCALAR, read_scalar
 from wtool.dialects.torch_objects import Found, ObjectReader
 from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
-from wtool.encodings.pickle_numpy import SCALAR, read_scalar
 from wtool.errors import MalformedInput, UnsafeInput, WtoolError
 
 # Python's own limit for nested calls; torch.save cannot write deeper than this.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wtool.checkpoint import Tensor
+from wtool.dialects.pickle_numpy import SCALAR, read_scalar
 from wtool.dialects.torch_tree import component, dotted
 from wtool.dtypes import BY_TORCH
 from wtool.encodings.pickle_nodes import Call, Dict, Global, Size
-from wtool.encodings.pickle_numpy import SCALAR, read_scalar
 from wtool.encodings.pickle_writer import ORDERED_DICT, PLAIN_TYPES
 from wtool.writers.plans import Loss
 
