@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -172,6 +173,21 @@ def test_copying_a_checkpoint_onto_its_own_template_gives_the_same_values_and_gr
     assert before.get_variable_to_shape_map() == after.get_variable_to_shape_map()
     for key in before.get_variable_to_shape_map():
         assert np.array_equal(before.get_tensor(key), after.get_tensor(key))
+
+
+def test_values_that_an_export_stores_twice_are_new_under_both_keys(tmp_path):
+    fixture = Path(__file__).parents[2] / "fixtures" / "digits-cnn-savedmodel"
+    source = open_file(Probe(fixture))
+    duplicates = source.extras["duplicates"]
+    changed = [strided(t.name, t.load() + 1) if t.dtype.name == "float32" else t for t in source]
+    save(build("m", "m", changed), tmp_path / "out", container="tensorflow", template=fixture)
+    after = tf.train.load_checkpoint(str(tmp_path / "out"))
+    before = tf.train.load_checkpoint(str(fixture / "variables" / "variables"))
+    assert after.get_variable_to_shape_map() == before.get_variable_to_shape_map()
+    floats = [k for k, t in before.get_variable_to_dtype_map().items() if t == tf.float32]
+    assert len(set(duplicates) & set(floats)) > 3
+    for key in floats:
+        assert np.array_equal(after.get_tensor(key), before.get_tensor(key) + 1), key
 
 
 def test_what_a_template_lacks_or_keeps_is_a_loss_by_name(tmp_path, template):
