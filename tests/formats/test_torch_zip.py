@@ -395,6 +395,17 @@ def test_numpy_values_are_read_and_other_objects_stay_inert(tmp_path):
     assert str(extras["others.function"]).endswith(".some")
 
 
+def test_numpy_arrays_of_the_newest_protocol_are_read(tmp_path):
+    arrays = {
+        "c": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    }
+    checkpoint = open_checkpoint(saved(tmp_path, arrays, pickle_protocol=5))
+    assert list(checkpoint.tensors) == ["c", "fortran"]
+    for name, array in arrays.items():
+        assert checkpoint[name].load().tolist() == array.tolist()
+
+
 def test_large_dictionaries_and_memos_are_read(tmp_path):
     value = {f"layer.{i}": torch.full((1,), float(i)) for i in range(3000)}
     assert_opens_as(saved(tmp_path, value), value)

@@ -14,7 +14,7 @@ from pickle_code import EMPTY_HOOKS, call, integer, name, sizes, storage, tensor
 from pickle_code import pickle as pickled
 from zip_bytes import Entry, build
 
-from wtool.errors import InputError, MalformedInput, UnsafeInput
+from wtool.errors import InputError, MalformedInput, UnsafeInput, UnsupportedError
 from wtool.formats import open_checkpoint
 
 DATA = np.arange(4, dtype="<f4").tobytes()
@@ -171,6 +171,12 @@ def test_views_without_elements_may_start_anywhere(tmp_path):
 def test_lists_in_place_of_tuples_are_accepted_as_torch_does(tmp_path):
     node = tensor(size=b"](K\x02K\x02e", stride=b"](K\x02K\x01e")
     assert opened(tmp_path, archive(named(node)))["w"].load().tolist() == [[0, 1], [2, 3]]
+
+
+def test_a_storage_inside_the_pickle_is_named_as_such(tmp_path):
+    place = call("torch.storage._load_from_bytes", b"C\4abcd")
+    with pytest.raises(UnsupportedError, match="storage is a torch file of its own"):
+        opened(tmp_path, archive(named(tensor(place))))
 
 
 def test_an_expanded_tensor_opens_and_is_not_loaded_whole(tmp_path):

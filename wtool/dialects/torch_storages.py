@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wtool.dtypes import BY_TORCH, DType
-from wtool.encodings.pickle_nodes import ByteText, Global, Persistent
-from wtool.errors import MalformedInput, shorten
+from wtool.encodings.pickle_nodes import ByteText, Call, Global, Persistent
+from wtool.errors import MalformedInput, UnsupportedError, shorten
 from wtool.extents import INT64_MAX
 from wtool.sources import Source
 
@@ -78,6 +78,11 @@ def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
 
     items: the lengths that the container's ids may have. MalformedInput for anything else.
     """
+    if type(node) is Call and node.full == "torch.storage._load_from_bytes":
+        raise UnsupportedError(
+            "tensor of a plain pickle, whose storage is a torch file of its own",
+            hint="save it with torch.save",
+        )
     if type(node) is not Persistent:
         raise MalformedInput("tensor without a storage", found=type(node).__name__)
     id = node.id
