@@ -1,8 +1,8 @@
 """What is fuzzed: for each encoding, a function that takes any bytes and must end in order.
 
 To end in order is to return, or to raise a WtoolError whose one line can be printed. Reads are
-small and bounded, so that an input that takes long or much memory is a finding. Run by `run.py` under
-atheris, and over the corpus by `test_fuzz_corpus.py`.
+small and bounded, so that an input that takes long or much memory is a finding. Run by `run.py`
+under atheris, and over the corpus by `test_fuzz_corpus.py`.
 """
 
 from __future__ import annotations
