@@ -16,7 +16,7 @@ from wtool.errors import MalformedInput, UnsafeInput
 MAX_DEPTH = 127
 # A value costs up to about 60 bytes once parsed, a container 72 to 250: together under half a
 # gigabyte. 1.6 million containers are half a million tensors of a safetensors header.
-MAX_VALUES = 8_000_000
+MAX_VALUES = 4_000_000
 MAX_CONTAINERS = 1_600_000
 # One character outside ASCII makes Python hold the whole text in two or four bytes a character.
 MAX_WIDE_NBYTES = 32 << 20

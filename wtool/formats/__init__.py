@@ -143,9 +143,7 @@ def formats() -> tuple[Format, ...]:
 
 
 def find_format(probe: Probe) -> Format:
-    """The format that claims `probe`; UnknownFormat, saying what the file looks like, where none
-    does.
-    """
+    """The format that claims `probe`; an InputError that says what the path is where none does."""
     for module in _MODULES:
         candidate: Format = import_module(f"wtool.formats.{module}").FORMAT
         if candidate.claims(probe):

@@ -48,7 +48,7 @@ WEIGHT_SUFFIXES = (
 )
 # What a training run keeps beside its model.
 TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
-SHARD_NAME = re.compile(r"(.+)[-_]\d{5}(-of-\d{5})?(\.weights)?\.(safetensors|bin|h5)")
+SHARD_NAME = re.compile(r"(.+?)[-_]\d{5}(-of-\d{5})?(\.weights)?\.(safetensors|bin|h5)")
 
 
 def claims(probe: Probe) -> bool:

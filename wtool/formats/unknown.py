@@ -198,14 +198,8 @@ def _by_suffix(probe: Probe) -> None:
         rb"[\x81-\x8f][\xa4-\xa9](?:step|params|model)", probe.head
     ):
         _no(probe, "a Flax checkpoint (MessagePack)", later)
-    if name in ("saved_model.pb", "keras_metadata.pb"):
-        _no(probe, "the graph of a SavedModel", "name its folder")
-    if re.search(r"\.data-\d{5}-of-\d{5}$", name):
-        _no(
-            probe,
-            "the data of a TensorFlow checkpoint whose .index is missing",
-            "fetch the .index file beside it",
-        )
+    if name == "keras_metadata.pb":
+        _no(probe, "a part of a SavedModel", "name its folder")
     if name.endswith((".pb", ".pbtxt")):
         _no(
             probe,
