@@ -289,6 +289,13 @@ def test_broken_records_are_one_clear_error(exported, tmp_path, record, data, me
         open_checkpoint(path)
 
 
+def test_a_compiled_package_is_refused_with_the_reason(exported, tmp_path):
+    changes = {"models/model.json": None, "data/aotinductor/model/a.so": b"code", WEIGHTS: None}
+    with pytest.raises(WtoolError, match="compiled package") as caught:
+        open_checkpoint(copied(exported, tmp_path / "x.pt2", changes))
+    assert caught.value.exit_code == 4
+
+
 def test_big_endian_records_are_swapped(exported, tmp_path):
     swapped = np.arange(6, dtype=">f4").tobytes()
     changes = {"byteorder": b"big", record_of(exported, "linear.weight"): swapped}

@@ -27,7 +27,7 @@ from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import Dict
 from wtool.encodings.strict_json import loads
 from wtool.encodings.zip_directory import Member, read_directory
-from wtool.errors import MalformedInput, UnsafeInput, WtoolError, shorten
+from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError, WtoolError, shorten
 from wtool.extents import Absent, Extent, Strided
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import Source
@@ -93,6 +93,12 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         raise MalformedInput("format of the archive", expected="pt2", found=repr(kind)[1:])
     metadata, notes = archive.extra_texts()
     payloads = _Payloads(archive, probe.path)
+    if archive.records("data/aotinductor") and not payloads.members("models/", ".json"):
+        raise UnsupportedError(
+            "compiled package (AOTInductor): its weights belong to the compiled code",
+            path=probe.path,
+            hint="open the exported program that it was made from",
+        )
     tensors = list(payloads.all())
     notes += payloads.notes()
     return build(probe.path, FORMAT.name, tensors, metadata=metadata, notes=tuple(notes))
