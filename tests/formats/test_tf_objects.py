@@ -52,7 +52,8 @@ def build(library):
             layers.DepthwiseConv2D(3, name="dw"),
             layers.Flatten(),
             layers.Dense(3, name="d1"),
-        ]
+        ],
+        name="sequential",
     )
     model.compile("adam", "mse", metrics=["mae"])
     rng = np.random.default_rng(0)
