@@ -131,6 +131,10 @@ def test_chunked_and_compressed_values_read_as_h5py_reads_them(
         )
         holes = file.create_dataset("holes", (50, 50), dtype, chunks=(10, 10), **options)
         holes[15:25, 15:25] = values.ravel()[:100].reshape(10, 10)
+        filled = file.create_dataset(
+            "filled", (9, 9), dtype, chunks=(4, 4), fillvalue=values.ravel()[7], **options
+        )
+        filled[2:5, 2:5] = 1
 
     path = write(tmp_path / "x.h5", fill)
     assert_equal_to_h5py(path)
@@ -141,6 +145,30 @@ def test_chunked_and_compressed_values_read_as_h5py_reads_them(
     assert extent.read(100, 1234).tobytes() == whole[100:1234].tobytes()
     blocks = [block.copy() for block in extent.blocks(1000)]
     assert np.concatenate(blocks).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fletcher32": True}, "checksum of a chunk is wrong"),
+        ({"compression": "gzip"}, "chunk is no deflate data|chunk inflates to another size"),
+    ],
+)
+def test_a_damaged_chunk_is_noticed(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(0, 256, 1000, "u1")
+    path = write(
+        tmp_path / "x.h5",
+        lambda file: file.create_dataset("x", data=values, chunks=(1000,), **options) and None,
+    )
+    content = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        place = file["x"].id.get_chunk_info(0)
+    for offset in range(place.byte_offset, place.byte_offset + place.size, 53):
+        changed = bytearray(content)
+        changed[offset] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(MalformedInput, match=message):
+            load_all(path)
 
 
 def test_a_compact_dataset_reads_as_h5py_reads_it(tmp_path: Path) -> None:

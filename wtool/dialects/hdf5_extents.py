@@ -1,7 +1,8 @@
 """Values of HDF5 datasets: raw bytes where they lie in one piece, chunks where they are split.
 
 Chunks are decompressed one at a time; filters that h5py offers by default (deflate, shuffle,
-fletcher32) are undone, all others refused by name. Chunks that were never written are zeros.
+fletcher32) are undone, all others refused by name. Chunks that were never written hold the fill
+value.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def make_extent(source: Source, dataset: Dataset, storage: Hashable, dtype_name:
         grid = math.prod(-(-size // step) for size, step in zip(shape, layout.chunk, strict=True))
         if grid > MAX_CHUNKS:
             raise UnsafeInput("too many chunks", expected=f"at most {MAX_CHUNKS}", found=grid)
-        return Chunked(source, layout, dtype, shape, dataset.filters, big_endian, storage)
+        return Chunked(source, dataset, dtype, shape, storage)
     if dataset.filters:
         raise MalformedInput("dataset in one piece has filters, which only chunks can have")
     if layout.address is None:
@@ -96,19 +97,18 @@ class Chunked(Extent):
     def __init__(
         self,
         source: Source,
-        layout: Layout,
+        dataset: Dataset,
         dtype: DType,
         shape: tuple[int, ...],
-        filters: tuple[Filter, ...],
-        big_endian: bool,
         storage: Hashable,
     ) -> None:
         self.source = source
-        self.layout = layout
+        self.layout = dataset.layout
+        self.filters = dataset.filters
+        self.big_endian = dataset.type.big_endian
+        self.fill = dataset.fill
         self.dtype = dtype
         self.shape = shape
-        self.filters = filters
-        self.big_endian = big_endian
         self.storage = storage
         self._lock = threading.Lock()
         self._index: dict[tuple[int, ...], tuple[int, int, int]] | None = None
@@ -127,14 +127,12 @@ class Chunked(Extent):
                 target = out[_window(low, high, starts)]
                 place = self._index.get(corner)
                 if place is None:
-                    target[...] = 0
+                    target[...] = self._values(self.fill)[0] if self.fill else 0
                     continue
                 target[...] = self._chunk(corner, place)[_window(low, high, corner)]
 
     def _chunk(self, corner: tuple[int, ...], place: tuple[int, int, int]) -> np.ndarray:
         """The values of one chunk, (chunk shape) of the carrier dtype."""
-        import numpy
-
         if self._last is not None and self._last[0] == corner:
             return self._last[1]
         address, nbytes, mask = place
@@ -149,16 +147,20 @@ class Chunked(Extent):
                 expected=self.layout.nbytes,
                 found=len(data),
             )
-        raw = numpy.frombuffer(bytearray(data), numpy.uint8)
-        if self.dtype.kind == "bool":
-            values = raw != 0
-        else:
-            if self.big_endian and self.dtype.itemsize > self.dtype.components:
-                raw.view(f"u{self.dtype.itemsize // self.dtype.components}").byteswap(inplace=True)
-            values = raw.view(self.dtype.carrier)
-        values = values.reshape(self.layout.chunk)
+        values = self._values(data).reshape(self.layout.chunk)
         self._last = (corner, values)
         return values
+
+    def _values(self, data: bytes | bytearray) -> np.ndarray:
+        """Stored bytes as elements, (n,) of the carrier dtype."""
+        import numpy
+
+        raw = numpy.frombuffer(bytearray(data), numpy.uint8)
+        if self.dtype.kind == "bool":
+            return raw != 0
+        if self.big_endian and self.dtype.itemsize > self.dtype.components:
+            raw.view(f"u{self.dtype.itemsize // self.dtype.components}").byteswap(inplace=True)
+        return raw.view(self.dtype.carrier)
 
 
 def _window(low: Sequence[int], high: Sequence[int], origin: Sequence[int]) -> tuple[slice, ...]:

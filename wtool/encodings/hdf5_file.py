@@ -16,6 +16,7 @@ from wtool.encodings.hdf5_messages import (
     ATTRIBUTE,
     ATTRIBUTE_INFO,
     EXTERNAL,
+    FILL,
     FILTERS,
     LAYOUT,
     LINK,
@@ -29,6 +30,7 @@ from wtool.encodings.hdf5_messages import (
     Message,
     decode_name,
     parse_attribute,
+    parse_fill,
     parse_filters,
     parse_layout,
     read_messages,
@@ -45,7 +47,10 @@ MAX_TEXTS = 1_000_000
 
 @dataclass(frozen=True)
 class Dataset:
-    """An array: shape is None for an empty value. Everything but its values."""
+    """An array: shape is None for an empty value. Everything but its values.
+
+    fill: one element as stored, for chunks that were never written; empty for zero.
+    """
 
     path: str
     shape: tuple[int, ...] | None
@@ -53,6 +58,7 @@ class Dataset:
     layout: Layout
     filters: tuple[Filter, ...]
     attributes: dict[str, Attribute]
+    fill: bytes = b""
 
 
 @dataclass
@@ -222,6 +228,9 @@ def _dataset(image: Image, path: str, messages: list[Message]) -> Dataset:
         filters = parse_filters(image, by_kind[FILTERS]) if FILTERS in by_kind else ()
         if layout.kind == "chunked" and len(layout.chunk) != len(shape or ()):
             raise MalformedInput("chunks of another rank than the dataset", found=layout.chunk)
-        return Dataset(path, shape, type, layout, filters, _attributes(image, messages))
+        fill = parse_fill(image, by_kind[FILL]) if FILL in by_kind else b""
+        if fill and len(fill) != type.size:
+            raise MalformedInput("fill value of another size than the elements", found=len(fill))
+        return Dataset(path, shape, type, layout, filters, _attributes(image, messages), fill)
     except WtoolError as error:
         raise error.locate(tensor=path) from error.__cause__

@@ -12,8 +12,8 @@ from wtool.encodings.hdf5_image import Fields, Image
 from wtool.encodings.hdf5_types import Hdf5Type, parse_space, parse_type
 from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError
 
-(SPACE, LINK_INFO, TYPE, LINK, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION) = (
-    0x01, 0x02, 0x03, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x10,
+(SPACE, LINK_INFO, TYPE, FILL, LINK, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION) = (
+    0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x10,
 )  # fmt: skip
 SYMBOL_TABLE, ATTRIBUTE_INFO = 0x11, 0x15
 SHARED = 0x02
@@ -181,6 +181,19 @@ def parse_layout(image: Image, message: Message, type: Hdf5Type) -> Layout:
             "chunk too large", expected=f"at most {MAX_CHUNK_NBYTES} bytes", found=nbytes
         )
     return Layout("chunked", index, nbytes, sizes[:-1])
+
+
+def parse_fill(image: Image, message: Message) -> bytes:
+    """One element as stored, for places that were never written; empty where it is zero."""
+    fields = image.cursor(message.data, message.offset, "HDF5 fill value")
+    version = fields.version(1, 2, 3)
+    if version == 3:
+        defined = fields.number(1) & 0x20
+    else:
+        fields.skip(2)
+        defined = fields.number(1) or version == 1
+    value = fields.take(fields.number(4)) if defined else b""
+    return value if value.strip(b"\0") else b""
 
 
 def parse_filters(image: Image, message: Message) -> tuple[Filter, ...]:
