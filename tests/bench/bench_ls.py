@@ -1,6 +1,6 @@
 """How long `wtool ls` takes beside torch and TensorFlow, as whole processes in the same run.
 
-python tests/bench/bench_ls.py [--folder DIR] [--size full|small] [--runs 5]
+python tests/bench/bench_ls.py [--folder FOLDER] [--size full] [--runs 5]
 
 Peers: a script that does `torch.load(mmap=True)` and prints names and shapes; the same with
 `tf.train.list_variables`. Then 100,000 tensors in one file of each kind.
@@ -12,9 +12,11 @@ import argparse
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from make_model import make_model
-from measure import Case, report
+from measure import compare, table, warm
 
 TORCH = """
 import sys, torch
@@ -79,29 +81,28 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     chosen = parser.parse_args()
     os.makedirs(chosen.folder, exist_ok=True)
-    path = make_model(chosen.folder, "float32", chosen.size)
-    prefix = tensorflow_twin(path)
-    many = many_tensors(chosen.folder)
+    # In a process of its own: a child's peak memory starts from that of the process that forks it.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        path = pool.submit(make_model, chosen.folder, "float32", chosen.size).result()
+        prefix = pool.submit(tensorflow_twin, path).result()
+        many = pool.submit(many_tensors, chosen.folder).result()
+    warm(path)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     ls = [sys.executable, "-m", "wtool", "ls"]
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    report(
-        f"ls of {os.path.getsize(path) / 1e9:.2f} GB, PyTorch",
-        [
-            Case("wtool ls", [*ls, path]),
-            Case("torch.load(mmap)", [sys.executable, "-c", TORCH, path]),
-        ],
-        runs=chosen.runs,
+    torch_peer = [sys.executable, "-c", TORCH, path]
+    tensorflow_peer = [sys.executable, "-c", TENSORFLOW, prefix]
+    for title, peer, command, ours in (
+        ("PyTorch", "torch.load(mmap)", torch_peer, [*ls, path]),
+        ("TensorFlow", "list_variables", tensorflow_peer, [*ls, prefix]),
+    ):
+        theirs, own = compare({peer: command, "wtool ls": ours}, chosen.runs)
+        sys.stdout.write(
+            table(f"ls of {os.path.getsize(path) / 1e9:.2f} GB, {title}", theirs, [own]) + "\n"
+        )
+    results = compare(
+        {f"wtool ls, {kind}": [*ls, file] for kind, file in many.items()}, chosen.runs
     )
-    report(
-        "the same, TensorFlow",
-        [
-            Case("wtool ls", [*ls, prefix]),
-            Case("list_variables", [sys.executable, "-c", TENSORFLOW, prefix], environment=quiet),
-        ],
-        runs=chosen.runs,
-    )
-    for kind, file in many.items():
-        report(f"ls of {MANY:,} tensors, {kind}", [Case("wtool ls", [*ls, file])], runs=chosen.runs)
+    sys.stdout.write(table(f"ls of {MANY:,} tensors", results[0], results[1:]) + "\n")
 
 
 if __name__ == "__main__":
