@@ -159,8 +159,11 @@ class LegacyStorages:
 
     def __call__(self, node: Persistent) -> Storage:
         """The storage that a persistent id names; for a view, the root's part up to its end."""
-        said = self._ids[id(node)]
-        base = self._bases[said.key]
+        # What is no persistent id was never noted: reading it as one says what is wrong.
+        said = self._ids.get(id(node)) or read_storage_id(node, items=(6,))
+        base = self._bases.get(said.key)
+        if base is None:
+            raise MalformedInput(f"storage is not in the list of keys: '{shorten(said.key)}'")
         identity: Hashable = (self._source.name, base)
         view = _view(said)
         if view is None:
