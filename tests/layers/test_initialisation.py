@@ -89,6 +89,18 @@ def test_one_value_at_the_end_of_a_large_constant_is_seen():
     assert verdict(array) == "trained"
 
 
+@pytest.mark.parametrize("row", [0, 499, 503, 999])
+def test_one_value_anywhere_in_a_large_constant_is_seen(row):
+    array = np.zeros((1000, 1000), np.float32)
+    array[row, 7] = 1e-3
+    assert verdict(array) == "trained"
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_magnitudes_beyond_float64_squares_are_trained(scale):
+    assert verdict(np.random.default_rng(0).standard_normal((32, 32)) * scale) == "trained"
+
+
 def test_values_that_are_not_finite_or_not_floats_are_undecided():
     array = normal(64, 64)
     array[3, 3] = np.nan

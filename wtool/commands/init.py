@@ -8,7 +8,7 @@ import click
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import report_command
-from wtool.layers.initialisation import Judgement
+from wtool.layers.judgement import Judgement
 from wtool.layers.survey import judge_all
 from wtool.report import Column, Report
 

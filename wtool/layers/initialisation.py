@@ -8,9 +8,12 @@ outside what a scheme draws, or values that look random at a scale that no schem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wtool.extents import Absent
+from wtool.layers.fixed_starts import judge_fixed, judge_norm
+from wtool.layers.judgement import CLEARLY, MIN_BIAS, Judgement, rounding
 from wtool.layers.layouts import fans, layout_of
 from wtool.layers.names import split_leaf
 from wtool.layers.orthogonality import is_orthogonal
@@ -19,11 +22,12 @@ from wtool.layers.randomness import (
     STRUCTURE_LIMIT,
     cdf_distance,
     distance_limit,
+    inner,
     spectrum,
     structure,
     tails,
 )
-from wtool.layers.samples import is_constant, matrix_shape, read_sample
+from wtool.layers.samples import matrix_shape, read_sample
 from wtool.layers.schemes import KURTOSIS, TRUNCATED_AT, TRUNCATED_STD, Scheme, candidates
 
 if TYPE_CHECKING:
@@ -31,60 +35,18 @@ if TYPE_CHECKING:
 
     from wtool.checkpoint import Checkpoint, Tensor
 
-# Fewer values cannot tell a scheme from light training.
+# Fewer values cannot tell a scheme from light training: they are trained or undecided...
 MIN_VALUES = 512
-# Fewer values of a bias cannot even show that it left its start.
-MIN_BIAS = 4
+# ...and fewer than these cannot show training either, save in a bias.
+FEW_VALUES = 64
 # Sides below this have no spectrum worth the name.
 MIN_SIDE = 8
+# Magnitudes whose squares float64 still holds; no scheme is anywhere near.
+TINY, HUGE = 1e-100, 1e100
 # A fitted scale is this many standard errors from a scheme's at most.
 SCALE_LIMIT = 3.3
-# "trained" is said only beyond the limits times this; between is undecided.
-CLEARLY = 1.4
 # Log-likelihood by which the best scheme must beat another to be named alone.
 DECISIVE = 4.6  # ln 100
-# Relative rounding of one stored value, by dtype; wider types round far below any limit.
-ROUNDING = {
-    "bfloat16": 2.0**-8,
-    "float16": 2.0**-11,
-    "float8_e4m3fn": 2.0**-4,
-    "float8_e4m3fnuz": 2.0**-4,
-    "float8_e5m2": 2.0**-3,
-    "float8_e5m2fnuz": 2.0**-3,
-}
-EXACT = 2.0**-22
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What `init` says about one tensor.
-
-    verdict: "fresh: SCHEME", "trained", "constant" or "undecided". nearest: the candidate whose
-    scale is closest. std, bound: of the values looked at; expected_std: of the scheme.
-    distance, limit: Kolmogorov distance to the scheme's CDF and what a fresh tensor stays under.
-    structure: largest departure from independence in standard errors (limit 3.7); spectrum: of the
-    largest singular value in Tracy-Widom units (limits -6.0 and 4.2). reason: what decided.
-    sampled: values looked at.
-    """
-
-    verdict: str
-    reason: str
-    fan_in: int | None = None
-    fan_out: int | None = None
-    std: float | None = None
-    bound: float | None = None
-    nearest: str | None = None
-    expected_std: float | None = None
-    distance: float | None = None
-    limit: float | None = None
-    structure: float | None = None
-    spectrum: float | None = None
-    sampled: int = 0
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the tensor cannot be told from a fresh one."""
-        return self.verdict.startswith("fresh")
 
 
 def judge(tensor: Tensor, checkpoint: Checkpoint) -> Judgement:
@@ -95,7 +57,7 @@ def judge(tensor: Tensor, checkpoint: Checkpoint) -> Judgement:
     """
     import numpy as np
 
-    if tensor.dtype.kind != "float" or not tensor.count:
+    if tensor.dtype.kind != "float" or not tensor.count or isinstance(tensor.extent, Absent):
         return Judgement("undecided", "no floating values")
     pair = fans(tensor, checkpoint)
     layout = layout_of(tensor, checkpoint)
@@ -104,8 +66,12 @@ def judge(tensor: Tensor, checkpoint: Checkpoint) -> Judgement:
     facts = Judgement("undecided", "", fan_in, fan_out, sampled=values.size)
     if not np.isfinite(values).all():
         return replace(facts, reason="values that are not finite")
-    facts = replace(facts, std=float(values.std()), bound=float(np.abs(values).max()))
-    fixed = _judge_fixed(tensor, values)
+    facts = replace(facts, bound=float(np.abs(values).max()))
+    fixed = judge_fixed(tensor, values)
+    if fixed is None and not TINY < (facts.bound or 0) < HUGE:
+        fixed = "trained", "magnitudes that no scheme has"
+    if (facts.bound or 0) < HUGE:
+        facts = replace(facts, std=float(values.std()))
     if fixed is not None:
         return replace(facts, verdict=fixed[0], reason=fixed[1])
     if len(tensor.shape) >= 2 and is_orthogonal(tensor, checkpoint, rounding(tensor)):
@@ -118,46 +84,12 @@ def judge(tensor: Tensor, checkpoint: Checkpoint) -> Judgement:
     keras, is_bias = layout == "keras", tensor.role == "bias"
     if is_bias and not keras and not _has_known_start(tensor, schemes):
         return replace(facts, reason="the weight of this bias is not there")
-    return _judge_random(facts, values, schemes, rounding(tensor), keras=keras, is_bias=is_bias)
-
-
-def rounding(tensor: Tensor) -> float:
-    """Relative rounding of a value of the tensor's dtype."""
-    return ROUNDING.get(tensor.dtype.name, EXACT)
-
-
-def _judge_fixed(tensor: Tensor, values: np.ndarray) -> tuple[str, str] | None:
-    """(verdict, reason) where no randomness is involved: constants, identity, Keras' LSTM bias."""
-    first = float(values.flat[0])
-    if (values == first).all() and is_constant(tensor, first):
-        if first == 0:
-            return "fresh: zeros", "every value is 0"
-        if first == 1 and len(tensor.shape) <= 1:
-            return "fresh: ones", "every value is 1"
-        if tensor.count > 1:
-            return "constant", f"every value is {first:.6g}"
-        return "undecided", "a single value"
-    if values.ndim == 2 and values.shape == tensor.shape and _is_identity(values):
-        return "fresh: identity", "ones on the diagonal, zeros elsewhere"
-    leaf = split_leaf(tensor.name)[1]
-    if leaf == "bias" and tensor.kind == "recurrent" and values.shape == tensor.shape:
-        gates = values.ravel()
-        size = len(gates) // 4
-        forget = gates[size : 2 * size]
-        if len(gates) % 4 == 0 and (forget == 1).all() and gates.sum() == size:
-            rest = gates[2 * size :].any() or gates[:size].any()
-            if not rest:
-                return "fresh: unit_forget_bias", "ones in the forget gate, zeros elsewhere"
-    return None
-
-
-def _is_identity(values: np.ndarray) -> bool:
-    rows, columns = values.shape
-    return (
-        rows == columns
-        and bool((values.diagonal() == 1).all())
-        and float(abs(values).sum()) == rows
-    )
+    if tensor.kind == "norm":
+        return judge_norm(facts, values, schemes, is_bias)
+    facts = _judge_random(facts, values, schemes, rounding(tensor), keras=keras, is_bias=is_bias)
+    if values.size < MIN_VALUES and facts.is_fresh:
+        return replace(facts, verdict="undecided", reason="too few values")
+    return facts
 
 
 def _without_padding(values: np.ndarray) -> np.ndarray:
@@ -180,7 +112,7 @@ def _judge_random(
 
     ordered = np.sort(values, axis=None)
     count = len(ordered)
-    energy = float(ordered @ ordered)
+    energy = inner(ordered, ordered)
     std = math.sqrt(energy / count)
     largest = max(-float(ordered[0]), float(ordered[-1]))
     limit = distance_limit(count, step)
@@ -193,7 +125,7 @@ def _judge_random(
             distance=cdf_distance(ordered, nearest),
             limit=limit,
         )
-    if count < MIN_VALUES and not is_bias:
+    if count < FEW_VALUES and not is_bias:
         return replace(facts, reason="too few values")
     passing = []
     for scheme in schemes:
@@ -239,10 +171,10 @@ def _judge_random(
 def _has_known_start(tensor: Tensor, schemes: list[Scheme]) -> bool:
     """Whether it is known how a PyTorch bias starts: the default needs the shape of its weight.
 
-    Packed biases of attention start at zero.
+    Packed biases of attention, and those of normalisations, start at zero.
     """
-    packed = split_leaf(tensor.name)[1] == "in_proj_bias"
-    return packed or any("default" in scheme.name for scheme in schemes)
+    at_zero = split_leaf(tensor.name)[1] == "in_proj_bias" or tensor.kind == "norm"
+    return at_zero or any("default" in scheme.name for scheme in schemes)
 
 
 def _judge_unnamed(

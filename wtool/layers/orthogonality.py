@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wtool.layers.layouts import hidden_size, layout_of
 from wtool.layers.names import split_leaf
+from wtool.layers.randomness import gram_matrix
 from wtool.layers.samples import matrix_shape
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
 # Vectors compared, and the values read for them at most.
-VECTORS = 64
+VECTORS = 24
 MIN_VECTORS = 4
 VALUES = 1 << 20
 # Float32 orthogonalisation leaves products near 1e-7; half types round each value once.
@@ -51,7 +52,7 @@ def _has_orthogonal_vectors(tensor: Tensor, rows: int, columns: int, step: float
     vectors = _read_vectors(tensor, rows, columns, taken)
     if not np.isfinite(vectors).all():
         return False
-    gram = vectors @ vectors.T
+    gram = gram_matrix(vectors)
     lengths = gram.diagonal()
     mean = float(lengths.mean())
     # Rounding noise of a product of two unit vectors shrinks with their length; random vectors meet

@@ -28,6 +28,8 @@ _FOURTH = 3 * _SECOND - 2 * TRUNCATED_AT**3 * _EDGE / _INSIDE
 TRUNCATED_STD = math.sqrt(_SECOND)  # 0.8796
 KURTOSIS = {"uniform": 1.8, "normal": 3.0, "truncated": _FOURTH / _SECOND**2}
 
+_REACH = {"uniform": 1.0, "normal": 6.5, "truncated": TRUNCATED_AT}
+
 # Schemes whose scale differs by less are one scheme under two names.
 SAME_SCALE = 1e-6
 
@@ -54,10 +56,8 @@ class Scheme:
 
     @property
     def bound(self) -> float:
-        """Largest magnitude that can be drawn."""
-        if self.family == "uniform":
-            return self.scale
-        return self.scale * TRUNCATED_AT if self.family == "truncated" else math.inf
+        """Largest magnitude that is drawn; of a normal, what a million draws stay under."""
+        return self.scale * _REACH[self.family]
 
     @property
     def kurtosis(self) -> float:
@@ -94,7 +94,7 @@ def candidates(tensor: Tensor, checkpoint: Checkpoint) -> list[Scheme]:
     """
     layout = layout_of(tensor, checkpoint)
     if tensor.role == "bias":
-        found = [] if layout == "keras" else [Scheme("normal_1e-06", "normal", 1e-6)]
+        found = [Scheme("normal_1e-06", "normal", 1e-6)]
     else:
         found = list(_fixed_scale(tensor))
     if len(tensor.shape) >= 2 and layout != "unknown":

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from wtool.layers.initialisation import Judgement, judge
+from wtool.layers.initialisation import judge
+from wtool.layers.judgement import Judgement
 from wtool.layers.names import split_leaf
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def judge_all(
 def agree(judged: Iterable[tuple[Tensor, Judgement]]) -> list[tuple[Tensor, Judgement]]:
     """The judgements of layers made to agree: a layer is trained as a whole.
 
-    A weight whose bias has left every start was trained with it, however random it looks; so were
-    the other weights of a recurrent or attention layer. A bias has too few values to show that it
-    was not trained: a random one is fresh only beside a fresh weight.
+    A weight that varies, whose bias has left every start, was trained with it, however random it
+    looks; so were the other weights of a recurrent or attention layer. A bias has too few values to
+    show that it was not trained: a random one is fresh only beside a fresh weight.
     """
     layers: dict[str, list[tuple[Tensor, Judgement]]] = {}
     for tensor, judgement in judged:
@@ -58,10 +59,11 @@ def agree(judged: Iterable[tuple[Tensor, Judgement]]) -> list[tuple[Tensor, Judg
         evidence = _trained_member(members)
         weights = [judgement for tensor, judgement in members if tensor.role == "weight"]
         for tensor, judgement in members:
-            if judgement.is_fresh and evidence and tensor.role == "weight":
+            random = judgement.distance is not None or judgement.verdict == "fresh: orthogonal"
+            if random and judgement.verdict != "trained" and evidence and tensor.role == "weight":
                 reason = f"{split_leaf(evidence.name)[1]} of its layer was trained"
                 judgement = replace(judgement, verdict="trained", reason=reason)
-            elif judgement.is_fresh and judgement.distance is not None and tensor.role == "bias":
+            elif random and judgement.is_fresh and tensor.role == "bias":
                 if evidence or not weights or not all(weight.is_fresh for weight in weights):
                     reason = "its weight is not fresh"
                     judgement = replace(judgement, verdict="undecided", reason=reason)
