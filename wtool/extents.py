@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from wtool.dtypes import DType
@@ -92,7 +93,7 @@ class Extent(ABC):
         `dtype.bits` bits each, nothing to apply. None where reading must transform."""
         return None
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from wtool.render.cells import cell, is_numeric, visible
+from wtool.render.cells import columns_of_text, is_numeric, visible
 from wtool.report import Report
 
 # Beyond this many rows tabulate takes seconds; rows then stream with widths from plain measuring.
@@ -20,12 +20,12 @@ def render(report: Report) -> Iterator[str]:
     columns = visible(report)
     if report.rows and columns:
         numeric = [is_numeric(report, c) for c in columns]
-        cells = [[cell(row.get(c.name)) for c in columns] for row in report.rows]
-        if len(cells) > STREAM_ROWS:
-            yield from _stream([c.name for c in columns], cells, numeric)
+        texts = columns_of_text(report, columns)
+        if len(report.rows) > STREAM_ROWS:
+            yield from _stream([c.name for c in columns], texts, numeric)
         else:
             yield tabulate(
-                cells,
+                list(zip(*texts, strict=True)),
                 headers=[c.name for c in columns],
                 tablefmt="simple",
                 colalign=["right" if n else "left" for n in numeric],
@@ -38,11 +38,11 @@ def render(report: Report) -> Iterator[str]:
         yield line + "\n"
 
 
-def _stream(headers: list[str], cells: list[list[str]], numeric: list[bool]) -> Iterator[str]:
+def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> Iterator[str]:
     """The same look as tabulate's "simple", for long tables."""
     widths = [
         max(len(header), max(map(len, column)))
-        for header, column in zip(headers, zip(*cells, strict=True), strict=True)
+        for header, column in zip(headers, texts, strict=True)
     ]
     line = "  ".join(
         f"%{width}s" if right else f"%-{width}s"
@@ -50,6 +50,6 @@ def _stream(headers: list[str], cells: list[list[str]], numeric: list[bool]) -> 
     )
     yield (line % tuple(headers)).rstrip() + "\n"
     yield "  ".join("-" * width for width in widths) + "\n"
-    for start in range(0, len(cells), STREAM_ROWS):
-        rows = cells[start : start + STREAM_ROWS]
-        yield "".join((line % tuple(row)).rstrip() + "\n" for row in rows)
+    rows = list(zip(*texts, strict=True))
+    for start in range(0, len(rows), STREAM_ROWS):
+        yield "".join((line % row).rstrip() + "\n" for row in rows[start : start + STREAM_ROWS])
