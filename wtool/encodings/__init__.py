@@ -1,1 +1,1 @@
-"""Byte encodings that know no checkpoint: pickle, zip, sorted table, protobuf wire, JSON, HDF5 guards."""
+"""Byte encodings that know no checkpoint: pickle, zip, sorted table, protobuf, JSON, HDF5."""

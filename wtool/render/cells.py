@@ -25,9 +25,9 @@ def _is_filled(report: Report, column: Column) -> bool:
 
 def columns_of_text(report: Report, columns: list[Column]) -> list[list[str]]:
     """The cells of each column, top to bottom; 100,000 rows take a fraction of a second."""
-    texts = []
+    texts: list[list[str]] = []
     for column in columns:
-        values = [row.get(column.name) for row in report.rows]
+        values: list[Any] = [row.get(column.name) for row in report.rows]
         kinds = set(map(type, values))
         if kinds == {str}:
             texts.append([v if v.isprintable() else escape_controls(v) for v in values])
