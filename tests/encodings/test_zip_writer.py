@@ -51,7 +51,7 @@ def test_members_beyond_4_gib_are_found_by_torch_and_zipfile(tmp_path):
         assert [(i.filename, i.file_size) for i in archive.infolist()] == [
             (name, size) for name, size, _ in records
         ]
-        for key, size in sizes.items():
+        for key in sizes:
             with archive.open(f"archive/data/{key}") as member:
                 assert member.read(2) == marks[key]
     found = torch.load(tmp_path / "big.pth", weights_only=True, mmap=True)

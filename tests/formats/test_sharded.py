@@ -130,7 +130,11 @@ def test_a_shard_never_leaves_the_folder_of_the_index(shard: str, tmp_path: Path
         ('{"weight_map":{"a":7}}', MalformedInput, "weight_map value is not a file name"),
         ('{"weight_map":{"a":"x","a":"y"}}', MalformedInput, "a key twice: found 'a'"),
         ('{"weight_map":{"a":"X","b":"x"}}', UnsafeInput, "differ in case only"),
-        ('{"weight_map":{"a":"model.safetensors.index.json"}}', MalformedInput, "is itself an index"),
+        (
+            '{"weight_map":{"a":"model.safetensors.index.json"}}',
+            MalformedInput,
+            "is itself an index",
+        ),
         ('{"weight_map":{"a":"x"}', MalformedInput, "JSON is malformed"),
     ],
 )  # fmt: skip
