@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", required=True)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--max-len", type=int, default=20_000)
+    parser.add_argument("--max-len", type=int, default=80_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--artifacts", default=tempfile.gettempdir())
     options = parser.parse_args()

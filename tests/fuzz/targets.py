@@ -15,7 +15,7 @@ from pathlib import Path
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 CORPUS = Path(__file__).with_name("corpus")
-MAX_SEED_BYTES = 20_000
+MAX_SEED_BYTES = 80_000
 MAX_READ_BYTES = 1 << 16
 
 
