@@ -185,3 +185,16 @@ def test_progress_ends_with_all_bytes():
         progress=lambda done, total: calls.append((done, total)),
     )
     assert calls[-1] == (424, 424)
+
+
+def test_quantiles_of_few_values_are_exact_and_of_many_within_their_bound():
+    few = np.random.default_rng(1).normal(size=16_384).astype(np.float32)
+    few[:3] = np.nan, np.inf, -np.inf
+    many = np.random.default_rng(2).normal(size=20_000).astype(np.float32)
+    bounded = stats(checkpoint(tensor("few", few), tensor("many", many))).rows
+    exact = stats(checkpoint(tensor("many", many)), exact=True).rows
+    expected = np.quantile(few[np.isfinite(few)].astype(np.float64), 0.25)
+    assert bounded[0]["p25"] == pytest.approx(expected, rel=1e-12)
+    assert exact[0]["p25"] == pytest.approx(np.quantile(many.astype(np.float64), 0.25), rel=1e-12)
+    assert bounded[1]["p25"] != exact[0]["p25"]
+    assert bounded[1]["p25"] == pytest.approx(exact[0]["p25"], rel=2**-8)
