@@ -3,7 +3,8 @@
     python tests/bench/score_init.py [--seeds 3] [--fast]
 
 Prints one line per scheme: fresh tensors of 512 values or more, how many were named right, how many
-with no other name beside; then the trained tensors of every model, and how many are called fresh.
+with no other name beside; then the trained tensors of every model and fixture, and how many are
+called fresh. Models after a single epoch have barely left their start and are summed up apart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "layers"))
@@ -18,10 +20,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "layers"))
 from initialiser_cases import keras_cases, names_of, torch_cases
 from trained_models import trained_checkpoints
 
+import wtool
+from wtool.checkpoint import Checkpoint
 from wtool.layers.initialisation import judge
 from wtool.layers.survey import judge_all
 
 MIN_VALUES = 512
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+TRAINED_FIXTURES = (
+    "digits-cnn.pth",
+    "digits-cnn.keras",
+    "digits-cnn-tf1",
+    "digits-cnn-bf16.safetensors",
+    "topics-rnn.pth",
+    "topics-rnn.keras",
+    "digits-transformer.pth",
+    "digits-transformer.keras",
+)
 
 
 def score_fresh(seeds: int, dtypes: tuple[str, ...]) -> tuple[int, int]:
@@ -39,38 +54,55 @@ def score_fresh(seeds: int, dtypes: tuple[str, ...]) -> tuple[int, int]:
                 entry[1] += case.scheme in names
                 entry[2] += names == {case.scheme}
                 if case.scheme not in names:
-                    print(
+                    say(
                         f"  missed: {dtype} {case.framework} {case.scheme} {case.tensor.shape}: "
                         f"{judgement.verdict}, {judgement.reason}"
                     )
-    print(f"{'framework':10}{'scheme':26}{'dtype':10}{'fresh':>7}{'right':>7}{'alone':>7}")
+    say(f"{'framework':10}{'scheme':26}{'dtype':10}{'fresh':>7}{'right':>7}{'alone':>7}")
     for (framework, scheme, dtype), (total, right, alone) in sorted(table.items()):
-        print(f"{framework:10}{scheme:26}{dtype:10}{total:7}{right:7}{alone:7}")
+        say(f"{framework:10}{scheme:26}{dtype:10}{total:7}{right:7}{alone:7}")
     total = sum(entry[0] for entry in table.values())
     right = sum(entry[1] for entry in table.values())
     alone = sum(entry[2] for entry in table.values())
-    print(f"named right: {right} of {total} = {right / total:.2%}; alone {alone / total:.2%}")
+    say(f"named right: {right} of {total} = {right / total:.2%}; alone {alone / total:.2%}")
     return right, total
+
+
+def trained_models(fast: bool) -> Iterator[tuple[str, Checkpoint]]:
+    """Models trained here, then every trained fixture in one container per framework."""
+    yield from trained_checkpoints(fast=fast)
+    for name in TRAINED_FIXTURES:
+        yield f"fixtures/{name}", wtool.open(FIXTURES / name)
 
 
 def score_trained(fast: bool) -> tuple[int, int]:
     """Print the table of trained tensors; returns (called fresh, all)."""
-    print(f"{'model':44}{'tensors':>8}{'trained':>8}{'undec.':>8}{'const.':>8}{'fresh':>8}")
-    total = fresh = 0
-    for name, checkpoint in trained_checkpoints(fast=fast):
+    say(f"{'model':46}{'tensors':>8}{'trained':>8}{'undec.':>8}{'const.':>8}{'fresh':>8}")
+    sums = {"after one epoch": [0, 0], "trained longer": [0, 0]}
+    for name, checkpoint in trained_models(fast):
         counts: dict[str, int] = defaultdict(int)
         called = []
         for tensor, judgement in judge_all(checkpoint):
             counts[judgement.verdict.partition(":")[0]] += 1
             if judgement.is_fresh:
-                called.append(f"{tensor.name} {judgement.verdict}")
+                called.append(f" {tensor.name} {judgement.verdict}")
         size = sum(counts.values())
         kinds = (counts["trained"], counts["undecided"], counts["constant"], counts["fresh"])
-        print(f"{name:44}{size:8}" + "".join(f"{kind:8}" for kind in kinds), *called)
-        total += size
-        fresh += counts["fresh"]
-    print(f"trained called fresh: {fresh} of {total} = {fresh / total:.2%}")
-    return fresh, total
+        say(f"{name:46}{size:8}" + "".join(f"{kind:8}" for kind in kinds) + ",".join(called))
+        entry = sums["after one epoch" if name.endswith(" x1") else "trained longer"]
+        entry[0] += counts["fresh"]
+        entry[1] += size
+    for group, (fresh, size) in sums.items():
+        say(f"{group}: {fresh} of {size} called fresh = {fresh / max(size, 1):.2%}")
+    fresh, size = (sum(entry[i] for entry in sums.values()) for i in (0, 1))
+    say(f"trained called fresh: {fresh} of {size} = {fresh / size:.2%}")
+    return fresh, size
+
+
+def say(line: str) -> None:
+    """One line on standard output."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
