@@ -17,7 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wtool.kernels import loops
+from wtool.kernels import cast_loops, loops
+
+
+def _narrow_signature(code: str) -> tuple[str, ...]:
+    """Arguments of `cast_loops.narrow_floats` with codes of that type."""
+    target = (*[":int32"] * 6, ":float64")
+    return ("float32", "int32", ":int64", code, "float32", *target, "int64", "float64")
+
 
 # Argument types of a loop: an element type means a pointer to it, ":" before it a plain value.
 SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
@@ -38,7 +45,11 @@ SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
     "fold_lanes": (loops.fold_lanes, ("float64", ":int64", "float64")),
     "count_halves": (loops.count_halves, ("uint64", ":int64", "uint32")),
     "count_upper_halves": (loops.count_upper_halves, ("uint64", ":int64", "uint32")),
+    "narrow_to_16": (cast_loops.narrow_floats, _narrow_signature("uint16")),
+    "narrow_to_8": (cast_loops.narrow_floats, _narrow_signature("uint8")),
 }
+# The object code depends on these files.
+_SOURCES = (__file__, loops.__file__, cast_loops.__file__)
 # Elements from which linking kept code (50 ms) beats NumPy on them; compiling takes 2 seconds, once
 # where it can be kept.
 LINK_FROM = 1 << 22
@@ -182,7 +193,7 @@ def _key() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [Path(module).read_bytes() for module in (__file__, loops.__file__)]
+    parts = [Path(module).read_bytes() for module in _SOURCES]
     parts += [text.encode() for text in (llvm.get_default_triple(), llvm.get_host_cpu_name())]
     parts.append(llvm.get_host_cpu_features().flatten().encode())
     return f"{llvmlite.__version__}-{zlib.crc32(b''.join(parts)):08x}"
