@@ -214,6 +214,18 @@ def test_a_slot_is_known_by_the_variable_that_it_belongs_to():
     assert list(roles(names, "tensorflow").values()) == ["weight", "optimizer"]
 
 
+def test_keras_2_optimizer_weights_are_known_by_their_scope():
+    names = {
+        "dense/kernel:0": (4, 2),
+        "training/Adam/dense/kernel/m:0": (4, 2),
+        "Adam/dense/kernel/v:0": (4, 2),
+        "SGD/iter:0": ((), "int64"),
+        "training_head/kernel:0": (4, 2),
+    }
+    found = list(roles(names, "keras h5").values())
+    assert found == ["weight", "optimizer", "optimizer", "optimizer", "weight"]
+
+
 def test_object_based_and_numbered_names_are_split_as_variables():
     names = {"net/d1/kernel/.ATTRIBUTES/VARIABLE_VALUE": (4, 2), "net/d2/bias:0": (2,)}
     checkpoint = listing(names, "tensorflow")

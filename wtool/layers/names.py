@@ -73,6 +73,9 @@ BRANCH_ROLES = {
     for branch in branches.split()
 }
 # Keras 2 puts an optimizer's weights under "training/Adam/..." or "Adam/...".
+_KERAS_OPTIMIZERS = _words(
+    "training Adam AdamW Adamax Nadam Adagrad Adadelta RMSprop SGD Ftrl Lion Adafactor"
+)
 _KERAS_OPTIMIZER = re.compile(
     r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)/"
 )
@@ -145,10 +148,8 @@ def role_of_slot(leaf: str) -> str | None:
 
 def role_of_branch(path: str) -> str | None:
     """Role of everything in the branch that a path lies in, None for an ordinary path."""
-    dot, slash = path.find("."), path.find("/")
-    ends = [end for end in (dot, slash) if end >= 0]
-    first = path[: min(ends)] if ends else path
+    first = path.partition(".")[0].partition("/")[0]
     role = BRANCH_ROLES.get(first)
-    if role is None and slash >= 0 and _KERAS_OPTIMIZER.match(path):
+    if role is None and first in _KERAS_OPTIMIZERS and _KERAS_OPTIMIZER.match(path):
         return "optimizer"
     return role
