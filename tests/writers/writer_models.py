@@ -11,7 +11,7 @@ from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import DTYPES, DType
 from wtool.extents import Decoded, Strided
 from wtool.sources import BytesSource
-from wtool.writers.streams import to_bytes
+from wtool.kernels.little_endian import to_bytes
 
 BY_CARRIER = {
     d.carrier_name: d
