@@ -69,7 +69,11 @@ def transformers_models() -> Iterator[tuple[str, Callable]]:
         getattr(modeling_auto, f"MODEL_{task}MAPPING")
         for task in ("FOR_CAUSAL_LM_", "FOR_MASKED_LM_", "FOR_IMAGE_CLASSIFICATION_", "")
     ]
-    for name, configuration in configuration_auto.CONFIG_MAPPING.items():
+    for name in configuration_auto.CONFIG_MAPPING_NAMES:
+        try:
+            configuration = configuration_auto.CONFIG_MAPPING[name]
+        except ImportError:  # it needs a library that is not there
+            continue
         for mapping in mappings:
             if configuration in mapping:
                 yield name, lambda c=configuration, m=mapping: _transformer(c, m)

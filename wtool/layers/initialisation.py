@@ -151,7 +151,12 @@ def _judge_random(
         return _judge_unnamed(facts, ordered, values, std, largest, limit, step, keras)
     passing.sort(key=lambda entry: -entry[0])
     best, scheme, distance = passing[0]
-    names = [s.name for ll, s, _ in passing if best - ll < DECISIVE and s.family == scheme.family]
+    names = [
+        other.name
+        for likelihood, other, _ in passing
+        if other.family == scheme.family
+        and (best - likelihood < DECISIVE or abs(other.scale / scheme.scale - 1) <= step)
+    ]
     facts = replace(
         facts,
         nearest=" or ".join(names),

@@ -77,7 +77,7 @@ _KERAS_OPTIMIZERS = _words(
     "training Adam AdamW Adamax Nadam Adagrad Adadelta RMSprop SGD Ftrl Lion Adafactor"
 )
 _KERAS_OPTIMIZER = re.compile(
-    r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)/"
+    r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)(/|$)"
 )
 
 _BUFFER = re.compile(
