@@ -1,0 +1,155 @@
+"""`wtool convert`: the same tensors in another container."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from wtool.checkpoint import Checkpoint
+from wtool.commands import report_command
+from wtool.commands.saving import (
+    FILE_COLUMNS,
+    Prepared,
+    Target,
+    file_rows,
+    loss_notes,
+    open_source,
+    prepare,
+    refusal_notes,
+    saving_options,
+    shape,
+    shaping_options,
+    summary,
+)
+from wtool.report import Column, Report
+
+_PLAN_COLUMNS = (
+    Column("name"),
+    Column("dtype"),
+    Column("shape"),
+    Column("nbytes", "bytes"),
+    Column("file"),
+    Column("note"),
+)
+
+
+def convert(
+    source: Checkpoint | str,
+    target: str,
+    *,
+    container: str | None = None,
+    strip_prefix: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    model_only: bool = False,
+    ema: bool = False,
+    max_shard_size: str | int | None = None,
+    shards: int | None = None,
+    template: str | None = None,
+    state: bool = False,
+    untie: bool = False,
+    drop_extras: bool = False,
+    allow: Sequence[str] = (),
+    dry_run: bool = False,
+    prove: bool = False,
+    force: bool = False,
+    select: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    root: str | None = None,
+) -> Report:
+    """Write the tensors of IN into another container: names, layouts and values stay the same.
+
+    The ending of OUT says which: .safetensors, .pth .pt .bin, .npz, .h5 (on a template), none for a
+    TensorFlow prefix. What OUT cannot hold (a type, a tie, an extra) is listed, and nothing is
+    written unless an option allows its loss. OUT appears whole or not at all; IN may be OUT
+    (--force). Memory stays flat. Shards are merged, or split anew (--max-shard-size, --shards).
+
+    \b
+    Example:
+      wtool convert fixtures/digits-cnn.pth model.safetensors
+      wtool convert fixtures/digits-cnn-training.pth model.safetensors --model-only
+      wtool convert fixtures/digits-cnn-bin-shards model.pth --rename '*=encoder.*'
+    """
+    opened, chosen = open_source(source, select, exclude, root)
+    shaped = shape(chosen, strip_prefix=strip_prefix, rename=rename, model_only=model_only, ema=ema)
+    wanted = Target(
+        target,
+        container=container,
+        max_shard_size=max_shard_size,
+        shards=shards,
+        template=template,
+        state=state,
+        untie=untie,
+        drop_extras=drop_extras,
+        allow=allow,
+        force=force,
+    )
+    prepared = prepare(shaped, wanted, source=opened)
+    if dry_run:
+        return _plan_report(shaped, prepared, wanted, opened)
+    prepared.refuse()
+    prepared.plan.write(force=force)
+    return Report(
+        command="convert",
+        columns=FILE_COLUMNS,
+        rows=file_rows(prepared.plan),
+        totals={"tensors": len(shaped), "files": len(prepared.plan.files)},
+        notes=[*opened.notes, *loss_notes(prepared)],
+        sources=[opened.path],
+        footer=[summary(prepared.plan, "wrote")],
+    )
+
+
+def _plan_report(
+    shaped: Checkpoint, prepared: Prepared, target: Target, opened: Checkpoint
+) -> Report:
+    """What would be written and lost, tensor by tensor."""
+    files = {
+        name: os.path.basename(file.path) for file in prepared.plan.files for name in file.tensors
+    }
+    aliases = shaped.aliases
+    rows: list[dict[str, Any]] = []
+    for tensor in shaped:
+        note = f"tied to {aliases[tensor.name]}" if tensor.name in aliases else None
+        rows.append(
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype.name,
+                "shape": list(tensor.shape),
+                "nbytes": tensor.nbytes,
+                "file": files.get(tensor.name),
+                "note": note,
+            }
+        )
+    rows += [
+        {"name": loss.name, "note": f"lost ({loss.kind}): {loss.reason}"}
+        for loss in prepared.plan.losses
+    ]
+    refusals = refusal_notes(prepared, target)
+    return Report(
+        command="convert",
+        columns=_PLAN_COLUMNS,
+        rows=rows,
+        totals={
+            "tensors": len(shaped),
+            "files": len(prepared.plan.files),
+            "nbytes": prepared.plan.nbytes,
+            "losses": len(prepared.plan.losses),
+        },
+        ok=not refusals,
+        notes=[*opened.notes, *refusals],
+        sources=[opened.path],
+        footer=[summary(prepared.plan, "would write")],
+    )
+
+
+COMMAND = report_command(
+    convert,
+    click.Argument(["source"], metavar="IN"),
+    click.Argument(["target"], metavar="OUT"),
+    *shaping_options(),
+    *saving_options(),
+    models="none",
+)

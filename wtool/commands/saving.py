@@ -1,0 +1,326 @@
+"""What `convert` and `cast` share: the options of the output, the plan, the write, the proof."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wtool.checkpoint import Checkpoint
+from wtool.errors import LossError, UsageError
+from wtool.report import Column, human_bytes
+
+if TYPE_CHECKING:
+    from wtool.writers.plans import Loss, Plan
+
+# TensorFlow's object graph, a tensor of text that only its own checkpoints can hold.
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+# Which options a container's writer takes, beside `untie`.
+_TAKES = {
+    "safetensors": {"max_shard_bytes"},
+    "torch": {"max_shard_bytes"},
+    "tensorflow": {"max_shard_bytes", "template", "state"},
+    "npz": set(),
+    "keras": {"template"},
+}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+# Searching a shard size for `--shards N` stops when the bounds differ by so small a part of it.
+_SHARD_PRECISION = 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """The output as asked for: the options of both commands, see `saving_options`."""
+
+    path: str
+    container: str | None = None
+    max_shard_size: str | int | None = None
+    shards: int | None = None
+    template: str | None = None
+    state: bool = False
+    untie: bool = False
+    drop_extras: bool = False
+    allow: Sequence[str] = ()
+    force: bool = False
+
+    @property
+    def allowed(self) -> set[str]:
+        """Kinds of loss to accept."""
+        return {*self.allow, *(("extras",) if self.drop_extras else ())}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and of its losses those that nobody allowed."""
+
+    plan: Plan
+    refused: tuple[Loss, ...]
+    accepted: tuple[Loss, ...]
+
+    def refuse(self) -> None:
+        """LossError where something would be lost that nobody allowed; names the options."""
+        try:
+            self.plan.refuse_losses({loss.kind for loss in self.accepted})
+        except LossError as error:
+            kinds = sorted({loss.kind for loss in self.refused})
+            error.hint = f"{', '.join(map(_option_for, kinds))} goes on"
+            raise
+
+
+def prepare(
+    checkpoint: Checkpoint, target: Target, *, source: Checkpoint | None = None
+) -> Prepared:
+    """The plan of writing `checkpoint`; nothing is read or written yet.
+
+    source: what was opened; where `checkpoint` is still all of it, a container that is written on a
+    template takes the source as one.
+    """
+    from wtool.writers import plan
+    from wtool.writers.plans import Loss
+
+    container = container_of(target.path, target.container)
+    lost: list[Loss] = []
+    template = target.template or _own_template(checkpoint, source, container)
+    if GRAPH_KEY in checkpoint.tensors and container != "tensorflow":
+        kept = {name: t for name, t in checkpoint.tensors.items() if name != GRAPH_KEY}
+        checkpoint = dataclasses.replace(checkpoint, tensors=kept)
+        reason = "the graph of objects is TensorFlow's own"
+        lost.append(Loss("structure", GRAPH_KEY, reason))
+    options = {
+        "max_shard_bytes": parse_size(target.max_shard_size),
+        "template": template,
+        "state": target.state or None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given.keys() - _TAKES.get(container, given.keys()):
+        raise UsageError(f"{container} has no {name.replace('_bytes', '_size')}", path=target.path)
+    if target.shards is not None:
+        if "max_shard_bytes" not in _TAKES[container] or "max_shard_bytes" in given:
+            raise UsageError("--shards goes with a container in shards, and no --max-shard-size")
+
+        def planned(limit: int) -> Plan:
+            return plan(
+                checkpoint,
+                target.path,
+                container=container,
+                untie=target.untie,
+                **given,
+                max_shard_bytes=limit,
+            )
+
+        given["max_shard_bytes"] = _size_for(planned, target.shards, checkpoint)
+    made = plan(checkpoint, target.path, container=container, untie=target.untie, **given)
+    made = dataclasses.replace(made, losses=(*made.losses, *lost))
+    return Prepared(
+        made,
+        tuple(loss for loss in made.losses if loss.kind not in target.allowed),
+        tuple(loss for loss in made.losses if loss.kind in target.allowed),
+    )
+
+
+def container_of(path: str, container: str | None = None) -> str:
+    """The container named, or by the ending of `path`; no ending is a TensorFlow prefix."""
+    from wtool.writers import container_of as by_suffix
+
+    if container is not None:
+        return container
+    if not os.path.splitext(path)[1]:
+        return "tensorflow"
+    try:
+        return by_suffix(path)
+    except UsageError as error:
+        error.hint = "--container names it"
+        raise
+
+
+def parse_size(text: str | int | None) -> int | None:
+    """Bytes of "5GB", "500MB", "2GiB" or a plain number; UsageError for anything else."""
+    if text is None or isinstance(text, int):
+        return text
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?|[KMGT]i)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError("bad size", expected="a number of bytes, or 500MB, 5GB, 2GiB", found=text)
+    unit = match[2].capitalize()
+    return int(float(match[1]) * (_UNITS | _BINARY_UNITS)[unit])
+
+
+def _option_for(kind: str) -> str:
+    return {"extras": "--drop-extras", "ties": "--untie"}.get(kind, f"--allow {kind}")
+
+
+def _own_template(checkpoint: Checkpoint, source: Checkpoint | None, container: str) -> str | None:
+    """The source's path where it has the container's structure, and all its tensors are there."""
+    if source is None or list(checkpoint.tensors) != list(source.tensors):
+        return None
+    if any(checkpoint[t.name].dtype is not t.dtype for t in source):
+        return None
+    if container == "tensorflow" and GRAPH_KEY in source.tensors:
+        return source.path
+    if container == "keras" and source.format in ("keras_weights_h5", "keras_h5"):
+        return source.path
+    return None
+
+
+def _size_for(plan: Callable[[int], Plan], shards: int, checkpoint: Checkpoint) -> int:
+    """The smallest shard size, nearly, that gives at most `shards` files with tensors."""
+
+    def count(limit: int) -> int:
+        return sum(bool(file.tensors) for file in plan(limit).files)
+
+    total = sum(tensor.nbytes for tensor in checkpoint)
+    low, high = max(1, total // shards), max(1, total)
+    while high - low > low // _SHARD_PRECISION:
+        middle = (low + high) // 2
+        if count(middle) <= shards:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+FILE_COLUMNS = (Column("file"), Column("tensors", "tensors"), Column("nbytes", "bytes"))
+
+
+def file_rows(plan: Plan) -> list[dict[str, Any]]:
+    """One row per file, with its size on the disk."""
+    return [
+        {"file": file.path, "tensors": len(file.tensors), "nbytes": os.path.getsize(file.path)}
+        for file in plan.files
+    ]
+
+
+def loss_notes(prepared: Prepared) -> list[str]:
+    """What was given up, kind by kind."""
+    from wtool.writers.plans import names_of
+
+    notes = []
+    for kind in sorted({loss.kind for loss in prepared.accepted}):
+        names = [loss.name for loss in prepared.accepted if loss.kind == kind]
+        notes.append(f"not kept, as allowed: {kind} {names_of(names)}")
+    return notes
+
+
+def refusal_notes(prepared: Prepared, target: Target) -> list[str]:
+    """Why writing would be refused, for a plan that is only shown."""
+    notes = []
+    try:
+        prepared.refuse()
+    except LossError as error:
+        notes.append(f"would be refused: {error}")
+    taken = [file.path for file in prepared.plan.files if os.path.lexists(file.path)]
+    if taken and not target.force:
+        notes.append(f"would be refused: {taken[0]} exists (--force replaces it)")
+    return notes
+
+
+def summary(plan: Plan, verb: str) -> str:
+    """One line: what was written, how large."""
+    files = f"{len(plan.files)} files" if len(plan.files) > 1 else plan.files[0].path
+    return f"{verb} {files}: {plan.container}, {human_bytes(plan.nbytes)}"
+
+
+def shape(
+    checkpoint: Checkpoint,
+    *,
+    strip_prefix: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    model_only: bool = False,
+    ema: bool = False,
+) -> Checkpoint:
+    """The tensors that are asked for, under the names that are asked for; see `shaping_options`."""
+    from wtool.conversion import naming, shaping
+
+    if model_only and ema:
+        raise UsageError("--model-only and --ema exclude each other")
+    if model_only:
+        checkpoint = shaping.model_only(checkpoint)
+    if ema:
+        checkpoint = shaping.averaged(checkpoint)
+    return naming.rename(naming.strip_prefixes(checkpoint, strip_prefix), rename)
+
+
+def open_source(
+    source: Checkpoint | str, select: Sequence[str], exclude: Sequence[str], root: str | None
+) -> tuple[Checkpoint, Checkpoint]:
+    """(what was opened, what of it is selected)."""
+    from wtool.commands import open_model
+    from wtool.commands.selection import choose
+    from wtool.conversion.shaping import with_tensors
+
+    opened = source if isinstance(source, Checkpoint) else open_model(source, root=root)
+    chosen = choose(opened, select, exclude)
+    if len(chosen) == len(opened):
+        return opened, opened
+    return opened, with_tensors(opened, chosen)
+
+
+def shaping_options() -> list[click.Parameter]:
+    """Which tensors are written, and under which names, beside --select, --exclude and --root."""
+    return [
+        click.Option(
+            ["--strip-prefix"],
+            multiple=True,
+            metavar="PREFIX",
+            help="Take this from the front of names, as in 'module.'.",
+        ),
+        click.Option(
+            ["--rename"],
+            multiple=True,
+            metavar="OLD=NEW",
+            help="Rename by glob, or by regular expression after 're:', with \\1 in NEW.",
+        ),
+        click.Option(
+            ["--model-only"],
+            is_flag=True,
+            help="Leave out optimizer, EMA and other state, and values that are no tensors.",
+        ),
+        click.Option(["--ema"], is_flag=True, help="Take the EMA copy in the model's place."),
+    ]
+
+
+def saving_options() -> list[click.Parameter]:
+    """The options of the output that `convert` and `cast` share."""
+    from wtool.writers import CONTAINERS
+    from wtool.writers.plans import LOSSES
+
+    return [
+        click.Option(
+            ["--container"],
+            type=click.Choice(CONTAINERS),
+            help="What to write (default: by the ending of OUT; no ending is TensorFlow).",
+        ),
+        click.Option(
+            ["--max-shard-size"],
+            metavar="SIZE",
+            help="Largest sum of tensors in one file: 5GB, 500MB, 2GiB.",
+        ),
+        click.Option(
+            ["--shards"], type=click.IntRange(1, 99_999), help="Split into about so many files."
+        ),
+        click.Option(
+            ["--template"],
+            metavar="PATH",
+            help="Keras, TensorFlow: a file of the target model, for its structure.",
+        ),
+        click.Option(
+            ["--state"], is_flag=True, help="TensorFlow: write the `checkpoint` file too."
+        ),
+        click.Option(["--untie"], is_flag=True, help="Write tied tensors separately."),
+        click.Option(["--drop-extras"], is_flag=True, help="Leave out values that are no tensors."),
+        click.Option(
+            ["--allow"],
+            multiple=True,
+            type=click.Choice(list(LOSSES)),
+            help="Accept the loss of what the target cannot hold.",
+        ),
+        click.Option(["--dry-run"], is_flag=True, help="Show the plan, write nothing."),
+        click.Option(
+            ["--prove"], is_flag=True, help="Have the target's own library read it, and compare."
+        ),
+    ]

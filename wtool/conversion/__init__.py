@@ -1,0 +1,1 @@
+"""Conversion: which tensors a target gets, under which names, in which layout and type; lazy."""

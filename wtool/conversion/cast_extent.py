@@ -1,0 +1,106 @@
+"""A tensor in another floating-point type: cast block by block while it is read, damage counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from wtool.dtypes import DType
+from wtool.errors import LossError
+from wtool.extents import Extent, Strided
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wtool.kernels.cast import Caster, Damage
+
+
+class CastExtent(Extent):
+    """`source` in type `dtype`, rounded as `kernels.cast` says.
+
+    on_overflow: "fail", "clamp" or "inf". damage: of all values, once `blocks` has given them all;
+    where something overflowed and `on_overflow` is "fail", `blocks` then ends with LossError.
+    """
+
+    def __init__(
+        self,
+        source: Extent,
+        dtype: DType,
+        *,
+        on_overflow: str = "fail",
+    ) -> None:
+        self.source = source
+        self.dtype = dtype
+        self.shape = source.shape
+        self.on_overflow = on_overflow
+        # Equal only where the values are: two views of one storage are not, unless they are one.
+        self.storage = ("cast", source.storage, _place(source), source.dtype.name, dtype.name)
+        self.damage: Damage | None = None
+
+    def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
+        """See Extent.read_box; nothing is counted."""
+        import numpy
+
+        values = numpy.empty(out.shape, self.source.dtype.carrier)
+        self.source.read_box(starts, stops, values)
+        out[...] = self._caster(out.size).cast(values.reshape(-1)).reshape(out.shape)
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """See Extent.read; nothing is counted."""
+        values = self._caster(stop - start).cast(self.source.read(start, stop))
+        if out is None:
+            return values
+        out[...] = values
+        return out
+
+    def blocks(self, max_bytes: int) -> Iterator[np.ndarray]:
+        """See Extent.blocks; keeps the damage, once all blocks are given."""
+        step = max(1, max_bytes // self.dtype.carrier.itemsize)
+        damage = None
+        for values, damage in self._measured():
+            for start in range(0, len(values), step):
+                yield values[start : start + step]
+        self.damage = damage
+        if self.on_overflow == "fail" and damage is not None and damage.overflowed:
+            raise self._overflow(damage)
+
+    def measure(self) -> Damage:
+        """The damage of casting all of it, whether it overflows or not."""
+        from wtool.kernels.cast import Damage
+
+        damage = Damage()
+        for _, damage in self._measured():
+            pass
+        return damage
+
+    def _measured(self) -> Iterator[tuple[np.ndarray, Damage]]:
+        """Cast blocks, each with the damage up to its end."""
+        from wtool.kernels.cast import BLOCK, Damage, merge
+
+        caster = self._caster(self.count)
+        damage = Damage()
+        for values in self.source.blocks(BLOCK * self.source.dtype.carrier.itemsize):
+            result, part = caster.measure(values)
+            damage = merge(damage, part)
+            yield result, damage
+
+    def _caster(self, elements: int) -> Caster:
+        from wtool.kernels.cast import Caster
+
+        return Caster(self.source.dtype, self.dtype, self.on_overflow, elements)
+
+    def _overflow(self, damage: Damage) -> LossError:
+        return LossError(
+            f"{damage.overflowed} of {damage.count} values overflow {self.dtype.name}",
+            found=f"{damage.old:.9g} at element {damage.worst}",
+            hint="--on-overflow clamp or inf goes on; --dry-run measures every tensor",
+        )
+
+
+def _place(extent: Extent) -> tuple[object, ...]:
+    """Which values of its storage an extent gives, and in which shape."""
+    if not isinstance(extent, Strided):
+        return (extent.shape,)
+    strides = tuple(t for t, n in zip(extent.strides, extent.shape, strict=True) if n != 1)
+    reading = (extent.bits, extent.big_endian, extent.conj, extent.neg)
+    return (extent.shape, extent.first, strides, *reading)
