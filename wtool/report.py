@@ -32,6 +32,7 @@ class Report:
     code 1.
     notes: sentences for people. sources: the files it speaks of.
     title: one line that a table opens with. footer: lines that close a table.
+    attachments: what one rendering alone needs (SARIF: the texts of the rules).
     """
 
     command: str
@@ -43,6 +44,7 @@ class Report:
     sources: Sequence[str] = ()
     title: str = ""
     footer: Sequence[str] = ()
+    attachments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def combine(reports: Sequence[Report], names: Sequence[str]) -> Report:

@@ -20,6 +20,8 @@ from wtool.commands.progress import Progress
 from wtool.commands.selection import choose
 from wtool.report import Report, combine
 
+# Renderings that every Report has.
+FORMATS = ("table", "json", "csv", "markdown", "html")
 _MODEL_HELP = "MODEL is a file, a TensorFlow prefix, an index file or a directory."
 
 
@@ -28,6 +30,7 @@ def report_command(
     *params: click.Parameter,
     name: str | None = None,
     models: str = "many",
+    formats: Sequence[str] = FORMATS,
 ) -> click.Command:
     """A click command from a function `(checkpoint, *, options...) -> Report`.
 
@@ -35,6 +38,7 @@ def report_command(
     models: "many": MODEL... of the command line, one call each, reports combined; "one": exactly
     one;
     "none": the function opens what it needs from its own arguments through `open_model`.
+    formats: the renderings that --format offers, the first is the default.
     `jobs` and `progress` are handed to functions that take them. The docstring is the help.
     """
     accepted = inspect.signature(function).parameters
@@ -80,7 +84,7 @@ def report_command(
     text = inspect.cleandoc(function.__doc__ or "")
     return click.Command(
         name or function.__name__,
-        params=[*arguments, *params, *shared_options()],
+        params=[*arguments, *params, *shared_options(formats)],
         callback=callback,
         help=text if models == "none" else f"{text}\n\n{_MODEL_HELP}",
         short_help=text.splitlines()[0].rstrip("."),
@@ -88,13 +92,13 @@ def report_command(
     )
 
 
-def shared_options() -> list[click.Parameter]:
+def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
     """The options that every command with a Report has."""
     return [
         click.Option(
             ["--format"],
-            type=click.Choice(["table", "json", "csv", "markdown", "html"]),
-            default="table",
+            type=click.Choice(formats),
+            default=formats[0],
             help="How the report is rendered.",
         ),
         click.Option(

@@ -8,9 +8,11 @@ from importlib import import_module
 from wtool.report import Report
 
 RENDERINGS = ("table", "json", "csv", "markdown", "html")
+# Of the findings of a check only.
+FOR_CI = ("sarif", "junit", "github")
 
 
 def render(report: Report, format: str = "table") -> Iterator[str]:
-    """`report` as text in one of RENDERINGS; the pieces joined end with a newline."""
+    """`report` as text in one of RENDERINGS or FOR_CI; the pieces joined end with a newline."""
     pieces: Iterator[str] = import_module(f"wtool.render.{format}").render(report)
     return pieces

@@ -1,0 +1,1 @@
+"""Rules that the release policy sets; without a policy they find nothing."""

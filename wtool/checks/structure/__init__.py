@@ -1,0 +1,1 @@
+"""Rules about names, shapes, types and ties; they read headers only."""

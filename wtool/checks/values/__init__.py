@@ -1,0 +1,1 @@
+"""Rules about values, all from one reading."""
