@@ -1,8 +1,8 @@
 """Where bytes are: a size, and reads at an offset into a buffer that the caller owns.
 
 A local file today, a URL tomorrow. Reading is `pread` into a reused buffer: no memory map, so a
-file
-that shrinks while it is read is an error, not a crash.
+file that shrinks while it is read is an error, not a crash. A model of thousands of files shares
+`Descriptors`: a process may have only so many files open (1,024 as a rule, 256 on some systems).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from typing import Protocol
 
 from wtool.errors import InputError, MissingInput, TruncatedInput, UnsafeInput
@@ -25,39 +26,97 @@ class Source(Protocol):
     size: int
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill `buffer` with the bytes from `offset` on; TruncatedInput where the source ends
-        before."""
+        """Fill `buffer` from byte `offset`; TruncatedInput where the source ends before."""
+
+
+class Descriptors:
+    """Open files of one model, at most `limit` at rest: the one that was used least lately closes.
+
+    A file that is opened again must be the one that was opened first: same device and number, size
+    and time of change. Safe to use from several threads; those that read at once may exceed the
+    limit. Everything is closed with the last FileSource that holds it.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: dict[str, int] = {}  # name -> descriptor, the one used last at the end
+        self._users: dict[str, int] = {}
+
+    def take(self, name: str, status: os.stat_result) -> int:
+        """A descriptor of the file `name`, which had this status, until `give_back`."""
+        with self._lock:
+            fd = self._open.pop(name, -1)
+            if fd < 0:
+                fd = _open_file(name)
+                now = os.fstat(fd)
+                if _identity(now) != _identity(status):
+                    os.close(fd)
+                    raise _changed(name, status.st_size, now.st_size)
+            self._open[name] = fd
+            self._users[name] = self._users.get(name, 0) + 1
+            return fd
+
+    def give_back(self, name: str) -> None:
+        """The reader that took `name` is done."""
+        with self._lock:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
+            if len(self._open) > self._limit:
+                idle = next((other for other in self._open if other not in self._users), None)
+                if idle is not None:
+                    os.close(self._open.pop(idle))
+
+    def __del__(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
 
 
 class FileSource:
-    """A regular local file, opened once; its size is taken when it is opened.
+    """A regular local file; its size is taken when it is opened.
+
+    descriptors: what opens it anew for each use; without, it stays open until it is closed.
 
     Raises MissingInput where it cannot be opened, UnsafeInput for devices, pipes and sockets.
     Safe to read from several threads.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, descriptors: Descriptors | None = None
+    ) -> None:
         self.name = os.fspath(path)
-        try:
-            # O_NONBLOCK: opening a FIFO must not wait for a writer.
-            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise MissingInput(f"cannot open: {reason.lower()}", path=self.name) from error
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
+        self._fd = _open_file(self.name)
+        self._status = os.fstat(self._fd)
+        self._descriptors = descriptors
+        # Opened again under this name, wherever the process has gone meanwhile.
+        self._path = os.path.abspath(self.name) if descriptors else self.name
+        if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            is_directory = stat.S_ISDIR(self._status.st_mode)
+            kind = "a directory" if is_directory else "not a regular file"
             raise UnsafeInput("cannot read", path=self.name, expected="a regular file", found=kind)
-        self.size = status.st_size
+        self.size = self._status.st_size
+        if descriptors is not None:
+            self.close()
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from byte `offset`; TruncatedInput where the file ends before."""
+        if self._descriptors is None:
+            self._read(self._fd, offset, buffer)
+            return
+        fd = self._descriptors.take(self._path, self._status)
+        try:
+            self._read(fd, offset, buffer)
+        finally:
+            self._descriptors.give_back(self._path)
+
+    def _read(self, fd: int, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
             try:
-                got = os.preadv(self._fd, [view[done:]], offset + done)
+                got = os.preadv(fd, [view[done:]], offset + done)
             except OSError as error:
                 if error.errno == errno.EINTR:
                     continue
@@ -75,7 +134,10 @@ class FileSource:
             done += got
 
     def close(self) -> None:
-        """Give the descriptor back; reading afterwards is an error. Closing twice is allowed."""
+        """Give the descriptor back; closing twice is allowed.
+
+        Reading afterwards is an error where the source has no `descriptors`.
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,3 +210,29 @@ def _check_range(source: Source, offset: int, nbytes: int) -> None:
             expected=f"{nbytes} bytes",
             found=f"{max(0, source.size - offset)}",
         )
+
+
+def _open_file(name: str) -> int:
+    """A descriptor for reading; MissingInput with the system's reason where there is none."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MissingInput(f"cannot open: {reason.lower()}", path=name) from error
+
+
+def _changed(name: str, before: int, now: int) -> InputError:
+    """The error for a file that is another than it was when it was first opened."""
+    if now < before:
+        return TruncatedInput(
+            "file shrank while it was read",
+            path=name,
+            expected=f"{before} bytes",
+            found=f"{now}",
+        )
+    return InputError("file was changed or replaced while it was read", path=name)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -127,11 +127,6 @@ def test_opening_opens_no_chunk(two_ranks, monkeypatch):
     assert open_checkpoint(two_ranks)["rows"].shape == (7, 5)
 
 
-def test_many_data_files_are_not_all_held_open(two_ranks, tmp_path, monkeypatch):
-    monkeypatch.setattr("wtool.formats.torch_distributed.MAX_OPEN_FILES", 1)
-    assert_as_torch_converts(two_ranks, tmp_path)
-
-
 @pytest.mark.parametrize("name", ["", ".metadata"])
 def test_exactly_one_format_claims_a_folder(one_rank, name):
     assert find_format(Probe(one_rank / name)) is FORMAT

@@ -21,7 +21,7 @@ from wtool.encodings.ordered_code import slice_key, slice_key_name
 from wtool.encodings.sorted_table import open_table
 from wtool.errors import MalformedInput, MissingInput, WtoolError
 from wtool.extents import Extent, Tiled
-from wtool.sources import FileSource, Source
+from wtool.sources import Descriptors, FileSource, Source
 
 HEADER_KEY = b""
 DATA_NAME = re.compile(r"\.data-(\d{5})-of-(\d{5})\Z")
@@ -50,6 +50,7 @@ class Shards:
         self.prefix = prefix
         self.count = header.num_shards
         self._sources: dict[int, Source] = {}
+        self._descriptors = Descriptors()
 
     def source(self, shard: int) -> Source:
         """The data file number `shard`; MissingInput, naming it, where it does not exist."""
@@ -62,7 +63,8 @@ class Shards:
             path = self.path(shard)
             if not os.path.lexists(path):
                 raise MissingInput(f"data file {shard + 1} of {self.count} is missing", path=path)
-            source = self._sources[shard] = FileSource(path)
+            source = FileSource(path, descriptors=self._descriptors)
+            self._sources[shard] = source
         return source
 
     def path(self, shard: int) -> str:

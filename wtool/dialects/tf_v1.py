@@ -24,7 +24,7 @@ from wtool.encodings.sorted_table import open_table
 from wtool.encodings.table_lookup import Lookup
 from wtool.errors import MalformedInput, TruncatedInput, UnsupportedError, WtoolError
 from wtool.extents import Decoded, Extent, Strided, Tiled
-from wtool.sources import FileSource, Source, read_bytes
+from wtool.sources import Descriptors, FileSource, Source, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,8 +104,9 @@ def read_v1(paths: Sequence[str]) -> list[tuple[str, Extent]]:
     their tensor, or two files disagree about one.
     """
     listed: dict[bytes, Listed] = {}
+    descriptors = Descriptors()
     for path in paths:
-        _read_list(FileSource(path), listed)
+        _read_list(FileSource(path, descriptors=descriptors), listed)
     tensors: list[tuple[str, Extent]] = []
     for name, item in sorted(listed.items()):
         shown = name.decode("utf-8", "surrogateescape")

@@ -12,31 +12,10 @@ from typing import TYPE_CHECKING
 from wtool.dtypes import DType
 from wtool.errors import MalformedInput, UnsupportedError, WtoolError
 from wtool.extents import Extent, check_shape
-from wtool.sources import Buffer, FileSource, Source, absolute
+from wtool.sources import Source, absolute
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-class ShardFile:
-    """A file that is opened for each read: a job may have more ranks than a process may open files.
-
-    Raises MissingInput where it cannot be opened; TruncatedInput where it has shrunk since.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        file = FileSource(path)
-        self.size = file.size
-        file.close()
-
-    def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill `buffer` from byte `offset`."""
-        file = FileSource(self.name)
-        try:
-            file.read_into(offset, buffer)
-        finally:
-            file.close()
 
 
 class ShardExtent(Extent):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint
 from wtool.errors import UsageError, WtoolError
-from wtool.sources import FileSource, Source, read_bytes
+from wtool.sources import Descriptors, FileSource, Source, read_bytes
 
 if TYPE_CHECKING:
     from wtool.encodings.hdf5_file import Hdf5File
@@ -31,10 +31,14 @@ class Probe:
     """A first look at a path: what is there, its first and last bytes. Nothing is parsed.
 
     path: as the user named it; may be a file, a directory, or a prefix that names no file itself.
+    descriptors: shared by the files of one model, so that thousands need not be open at once.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, descriptors: Descriptors | None = None
+    ) -> None:
         self.path = os.fspath(path)
+        self.descriptors = descriptors
         self.is_directory = os.path.isdir(self.path)
         self.is_file = not self.is_directory and os.path.exists(self.path)
 
@@ -46,7 +50,7 @@ class Probe:
     @cached_property
     def source(self) -> Source:
         """The file's bytes; MissingInput or UnsafeInput where it cannot be opened."""
-        return FileSource(self.path)
+        return FileSource(self.path, descriptors=self.descriptors)
 
     @cached_property
     def head(self) -> bytes:

@@ -20,6 +20,7 @@ from wtool.formats.sharded import (
     looks_like_index,
     read_index,
 )
+from wtool.sources import Descriptors
 
 if TYPE_CHECKING:
     from wtool.encodings.hdf5_file import Hdf5File
@@ -82,8 +83,9 @@ def open_shard_files(folder: str, groups: dict[str, list[str]]) -> dict[str, tup
             hint="fetch the missing files into the same folder",
         )
     shards = {}
+    descriptors = Descriptors()
     for name in names:
-        probe = Probe(os.path.join(folder, name))
+        probe = Probe(os.path.join(folder, name), descriptors=descriptors)
         file = probe.hdf5
         if file is None:
             raise MalformedInput("shard is not an HDF5 file", path=probe.path)

@@ -18,7 +18,7 @@ from wtool.encodings import strict_json
 from wtool.errors import MalformedInput, MissingInput, UnsafeInput
 from wtool.formats import Format, Probe, open_probe, refuse_root
 from wtool.formats.safetensors import alias_notes, alias_tensors
-from wtool.sources import read_bytes
+from wtool.sources import Descriptors, read_bytes
 
 MAX_INDEX_NBYTES = 100_000_000
 MAX_SHARDS = 100_000
@@ -130,8 +130,9 @@ def open_shard_files(folder: str, counts: Mapping[str, int]) -> dict[str, Checkp
             hint="fetch the missing files into the same folder",
         )
     shards = {}
+    descriptors = Descriptors()
     for shard in counts:
-        probe = Probe(os.path.join(folder, shard))
+        probe = Probe(os.path.join(folder, shard), descriptors=descriptors)
         if claims(probe):
             raise MalformedInput("shard is itself an index", path=probe.path)
         shards[shard] = open_probe(probe, root=".")

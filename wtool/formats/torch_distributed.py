@@ -18,7 +18,7 @@ from typing import Any
 from wtool.checkpoint import Checkpoint
 from wtool.dialects.torch_archive import open_archive
 from wtool.dialects.torch_objects import Found, ObjectReader
-from wtool.dialects.torch_shard_extent import ShardExtent, ShardFile
+from wtool.dialects.torch_shard_extent import ShardExtent
 from wtool.dialects.torch_shards import Entry, Place, Places, read_metadata
 from wtool.dialects.torch_storages import Storage
 from wtool.dtypes import DType
@@ -35,14 +35,12 @@ from wtool.errors import (
 )
 from wtool.extents import Extent, Tiled
 from wtool.formats import Format, Probe
-from wtool.sources import FileSource, Source, WindowSource, read_bytes
+from wtool.sources import Descriptors, FileSource, Source, WindowSource, read_bytes
 
 METADATA = ".metadata"
 # The metadata of a model of 100,000 tensors on 64 ranks has about 300 MB.
 MAX_METADATA_BYTES = 512 << 20
 MAX_FILES = 100_000
-# Below this many files each stays open.
-MAX_OPEN_FILES = 128
 # Objects are learning rates and counters; each costs a file to open. The rest are counted.
 MAX_OBJECTS = 5000
 MAX_OBJECT_BYTES = 64 << 20
@@ -124,8 +122,10 @@ def open_files(folder: str, places: Places) -> dict[str, Source]:
             found=len(counts) - len(missing),
             hint=f"{sum(counts[file] for file in missing)} stored chunks are in them",
         )
-    opener = FileSource if len(counts) <= MAX_OPEN_FILES else ShardFile
-    files: dict[str, Source] = {file: opener(path) for file, path in paths.items()}
+    descriptors = Descriptors()
+    files: dict[str, Source] = {
+        file: FileSource(path, descriptors=descriptors) for file, path in paths.items()
+    }
     for (name, _), place in places.items():
         size = files[place.file].size
         if place.offset < 0 or place.nbytes < 0 or place.offset + place.nbytes > size:
