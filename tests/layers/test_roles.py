@@ -309,7 +309,8 @@ def test_frozen_batch_norm_is_state_where_other_layers_count_their_batches():
         ({"mask.weight": (256, 256, 2, 2)}, "unknown"),  # patches or transposed: not in the file
         ({"up.weight": (8, 4, 2, 2), "up.bias": (4,)}, "transposed_conv"),
         ({"group_conv3x3.weight": (96, 32, 3, 3)}, "conv"),
-        ({"experts.fc1.weight": (8, 4, 6, 2, 2, 2)}, "unknown"),
+        ({"mlp.experts.fc1.weight": (8, 64, 128)}, "unknown"),  # matrices of a mixture, stacked
+        ({"fc1.weight": (8, 4, 6, 2, 2, 2)}, "unknown"),
         ({"norm.scale": (8,)}, "norm"),
         ({"act.weight": (8,)}, "unknown"),
     ],

@@ -149,6 +149,8 @@ class KindFinder:
         if 3 <= rank <= 5:
             if bias is not None and bias.extent.shape == shape:
                 return "norm"
+            if rank == 3 and "experts" in layer:
+                return "unknown"  # matrices of a mixture, stacked
             return self._torch_conv_kind(layer, shape, bias)
         return "unknown"
 
