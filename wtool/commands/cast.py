@@ -16,11 +16,14 @@ from wtool.commands.saving import (
     loss_notes,
     open_source,
     prepare,
+    prove_written,
     refusal_notes,
     saving_options,
     shape,
     shaping_options,
     summary,
+    with_proof,
+    write,
 )
 from wtool.commands.selection import matches
 from wtool.conversion.cast_extent import CastExtent
@@ -30,6 +33,7 @@ from wtool.extents import Absent
 from wtool.report import Column, Report, human_bytes
 
 if TYPE_CHECKING:
+    from wtool.bridges.proving import Bound
     from wtool.kernels.cast import Damage
 
 TYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
@@ -129,33 +133,32 @@ def cast(
         force=force,
     )
     prepared = prepare(result, wanted, source=opened)
-    notes = [*opened.notes, *loss_notes(prepared)]
     if dry_run:
         refusals = refusal_notes(prepared, wanted)
-        damages = _measure(casts, result)
-        verb = "would write"
+        for c in casts:
+            if isinstance(c.new.extent, CastExtent) and c.new.name not in result.aliases:
+                c.new.extent.measure()
     else:
-        prepared.refuse()
-        prepared.plan.write(force=force)
         refusals = []
-        damages = {
-            c.new.name: c.new.extent.damage
-            for c in casts
-            if isinstance(c.new.extent, CastExtent) and c.new.extent.damage is not None
-        }
-        verb = "wrote"
+        write(prepared, wanted, prove=prove)
+    damages = _damages(casts, result)
     overflowed = sum(damage.overflowed for damage in damages.values())
-    if dry_run and overflowed and on_overflow == "fail":
+    if overflowed and on_overflow == "fail":
         refusals.append(f"would be refused: {overflowed} values overflow {to}")
-    return _report(
+    report = _report(
         casts,
         result,
         damages,
         ok=not refusals,
-        notes=[*notes, *refusals],
+        notes=[*opened.notes, *loss_notes(prepared), *refusals],
         sources=[opened.path],
-        footer=[summary(prepared.plan, verb)],
+        footer=[summary(prepared.plan, "would write" if dry_run else "wrote")],
     )
+    if not prove or dry_run:
+        return report
+    bounds = {c.new.name: _bound(c, damages, result) for c in casts if c.new is not c.old}
+    proof = prove_written(prepared, (c.old for c in casts), root=root, bounds=bounds)
+    return with_proof(report, proof, within=True)
 
 
 def _is_of_norm(tensor: Tensor) -> bool:
@@ -194,13 +197,25 @@ def _refuse_cut_ties(before: Checkpoint, after: Checkpoint) -> None:
         )
 
 
-def _measure(casts: Sequence[Cast], result: Checkpoint) -> dict[str, Damage]:
+def _damages(casts: Sequence[Cast], result: Checkpoint) -> dict[str, Damage]:
     """The damage of every cast, by the tensor's name; tied tensors once."""
     return {
-        c.new.name: c.new.extent.measure()
+        c.new.name: c.new.extent.damage
         for c in casts
-        if isinstance(c.new.extent, CastExtent) and c.new.name not in result.aliases
+        if isinstance(c.new.extent, CastExtent)
+        and c.new.extent.damage is not None
+        and c.new.name not in result.aliases
     }
+
+
+def _bound(c: Cast, damages: dict[str, Damage], result: Checkpoint) -> Bound:
+    """How far the report says that the cast moved values."""
+    from wtool.bridges.proving import Bound
+    from wtool.kernels.cast import rounding
+
+    damage = damages[result.aliases.get(c.new.name, c.new.name)]
+    relative, absolute = rounding(c.new.dtype)
+    return Bound(relative, absolute, damage.overflowed, damage.max_rel)
 
 
 def _report(

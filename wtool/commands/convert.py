@@ -18,11 +18,14 @@ from wtool.commands.saving import (
     loss_notes,
     open_source,
     prepare,
+    prove_written,
     refusal_notes,
     saving_options,
     shape,
     shaping_options,
     summary,
+    with_proof,
+    write,
 )
 from wtool.report import Column, Report
 
@@ -89,9 +92,8 @@ def convert(
     prepared = prepare(shaped, wanted, source=opened)
     if dry_run:
         return _plan_report(shaped, prepared, wanted, opened)
-    prepared.refuse()
-    prepared.plan.write(force=force)
-    return Report(
+    write(prepared, wanted, prove=prove)
+    report = Report(
         command="convert",
         columns=FILE_COLUMNS,
         rows=file_rows(prepared.plan),
@@ -100,6 +102,7 @@ def convert(
         sources=[opened.path],
         footer=[summary(prepared.plan, "wrote")],
     )
+    return with_proof(report, prove_written(prepared, shaped, root=root)) if prove else report
 
 
 def _plan_report(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wtool.checkpoint import Checkpoint
-from wtool.errors import LossError, UsageError
-from wtool.report import Column, human_bytes
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.errors import LossError, UsageError, shorten
+from wtool.report import Column, Report, human_bytes
 
 if TYPE_CHECKING:
+    from wtool.bridges.proving import Bound, Proof
     from wtool.writers.plans import Loss, Plan
 
 # TensorFlow's object graph, a tensor of text that only its own checkpoints can hold.
@@ -57,11 +58,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan, and of its losses those that nobody allowed."""
+    """A plan; of its losses, those that nobody allowed; the template where there is one."""
 
     plan: Plan
     refused: tuple[Loss, ...]
     accepted: tuple[Loss, ...]
+    template: str | None = None
+
+    @property
+    def path(self) -> str:
+        """What opens the output: its file, the index of its shards, or TensorFlow's prefix."""
+        last = [file.path for file in self.plan.files if not file.path.endswith("/checkpoint")][-1]
+        return last.removesuffix(".index") if self.plan.container == "tensorflow" else last
 
     def refuse(self) -> None:
         """LossError where something would be lost that nobody allowed; names the options."""
@@ -121,6 +129,73 @@ def prepare(
         made,
         tuple(loss for loss in made.losses if loss.kind not in target.allowed),
         tuple(loss for loss in made.losses if loss.kind in target.allowed),
+        template,
+    )
+
+
+def write(prepared: Prepared, target: Target, *, prove: bool) -> None:
+    """Write what is planned; where a proof is wanted, not before its library is known to be there.
+
+    Raises LossError, UsageError, OutputError; the target is then what it was.
+    """
+    from wtool.bridges.proving import require_library
+
+    prepared.refuse()
+    if prove:
+        require_library(prepared.plan.container)
+    prepared.plan.write(force=target.force)
+
+
+def prove_written(
+    prepared: Prepared,
+    expected: Iterable[Tensor],
+    *,
+    root: str | None = None,
+    bounds: Mapping[str, Bound] | None = None,
+) -> Proof:
+    """The proof that the output's own library finds in it the values of `expected`.
+
+    expected: tensors of the source under the names of the output. bounds: by name, what casts may
+    have changed.
+    """
+    from wtool.bridges.proving import Claim, Proof, prove
+    from wtool.commands import open_model
+
+    written = open_model(prepared.path, root=root)
+    by_key = {tensor.key: tensor for tensor in written}
+    claims, faults = [], []
+    for tensor in expected:
+        if tensor.name == GRAPH_KEY or (tensor.dtype.kind == "opaque" and not tensor.dtype.bits):
+            continue
+        found = written.tensors.get(tensor.name) or by_key.get(tensor.name)
+        if found is None:
+            faults.append(f"tensor '{shorten(tensor.name)}' is not in the output")
+        else:
+            claims.append(Claim(tensor, found, (bounds or {}).get(tensor.name)))
+    complete = prepared.template is None
+    proof = prove(prepared.path, prepared.plan.container, claims, complete=complete)
+    return Proof(proof.library, proof.tensors, proof.nbytes, (*faults, *proof.faults))
+
+
+def with_proof(report: Report, proof: Proof, *, within: bool = False) -> Report:
+    """The report with what was proven; not ok where the proof failed."""
+    how = "within the stated error" if within else "bit by bit"
+    found = f"{proof.library} read {proof.tensors} tensors, {human_bytes(proof.nbytes)}"
+    verdict = f"proved: {found}: equal {how}"
+    if proof.faults:
+        verdict = f"NOT PROVED: {found}: {len(proof.faults)} faults"
+    totals = {
+        "proved_by": proof.library,
+        "proved_tensors": proof.tensors,
+        "proved_bytes": proof.nbytes,
+        "faults": len(proof.faults),
+    }
+    return dataclasses.replace(
+        report,
+        ok=report.ok and not proof.faults,
+        totals={**report.totals, **totals},
+        notes=[*report.notes, *proof.faults],
+        footer=[*report.footer, verdict],
     )
 
 

@@ -56,25 +56,19 @@ class CastExtent(Extent):
     def blocks(self, max_bytes: int) -> Iterator[np.ndarray]:
         """See Extent.blocks; keeps the damage, once all blocks are given."""
         step = max(1, max_bytes // self.dtype.carrier.itemsize)
-        damage = None
-        for values, damage in self._measured():
+        for values in self._measured():
             for start in range(0, len(values), step):
                 yield values[start : start + step]
-        self.damage = damage
-        if self.on_overflow == "fail" and damage is not None and damage.overflowed:
-            raise self._overflow(damage)
+        if self.on_overflow == "fail" and self.damage is not None and self.damage.overflowed:
+            raise self._overflow(self.damage)
 
-    def measure(self) -> Damage:
-        """The damage of casting all of it, whether it overflows or not."""
-        from wtool.kernels.cast import Damage
-
-        damage = Damage()
-        for _, damage in self._measured():
+    def measure(self) -> None:
+        """Find the damage of casting all of it, whether it overflows or not."""
+        for _ in self._measured():
             pass
-        return damage
 
-    def _measured(self) -> Iterator[tuple[np.ndarray, Damage]]:
-        """Cast blocks, each with the damage up to its end."""
+    def _measured(self) -> Iterator[np.ndarray]:
+        """Cast blocks; the damage, when the last one has been taken."""
         from wtool.kernels.cast import BLOCK, Damage, merge
 
         caster = self._caster(self.count)
@@ -82,7 +76,8 @@ class CastExtent(Extent):
         for values in self.source.blocks(BLOCK * self.source.dtype.carrier.itemsize):
             result, part = caster.measure(values)
             damage = merge(damage, part)
-            yield result, damage
+            yield result
+        self.damage = damage
 
     def _caster(self, elements: int) -> Caster:
         from wtool.kernels.cast import Caster

@@ -125,6 +125,13 @@ def is_exact(source: DType, target: DType) -> bool:
     return bits <= target_bits and high <= target_high and low >= target_low
 
 
+def rounding(dtype: DType) -> tuple[float, float]:
+    """(largest relative, largest absolute error) of rounding to `dtype`: of two halves of a step,
+    the one that holds for normal values, and the one for smaller ones."""
+    bits, _, low = _RANGES[dtype.name]
+    return math.ldexp(1.0, -bits), math.ldexp(0.5, low)
+
+
 class Caster:
     """Casts blocks of one type to another, one after the other; not shared between threads.
 

@@ -1,0 +1,333 @@
+"""The other side of `proving`: reads a file by its own library and compares it with a stream.
+
+Run as `python -m wtool.bridges.prove`; standard input holds messages, each a JSON text or a block
+of bytes after its length (8 bytes); standard output gets one JSON text. Nothing of wtool's readers
+or writers is used here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from wtool.dtypes import DTYPES, DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# More differences than this help nobody.
+MAX_FAULTS = 10
+
+
+@dataclass
+class Opened:
+    """A file opened by a library.
+
+    names: of all tensors, as `fetch` takes them. fetch(claim) gives the tensor that a claim is
+    about as an array of the carrier type, flat; KeyError where there is none. take(claim): its
+    name.
+    """
+
+    library: str
+    names: set[Any]
+    take: Callable[[dict[str, Any]], Any]
+    fetch: Callable[[Any, DType], np.ndarray]
+    shape: Callable[[Any], tuple[int, ...]]
+
+
+@dataclass
+class Findings:
+    """What was compared so far."""
+
+    tensors: int = 0
+    nbytes: int = 0
+    faults: list[str] = field(default_factory=list)
+    seen: set[Any] = field(default_factory=set)
+
+
+def main() -> None:
+    """Answer one stream of claims."""
+    stream = sys.stdin.buffer
+    # Libraries print; the answer must stand alone.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    first = _message(stream)
+    opened = _OPEN[first["container"]](first["path"])
+    findings = Findings()
+    while True:
+        claim = _message(stream)
+        if "complete" in claim:
+            break
+        _judge(opened, claim, _blocks(stream), findings)
+    if claim["complete"]:
+        for name in sorted(map(str, opened.names - findings.seen))[:MAX_FAULTS]:
+            findings.faults.append(f"'{name}' is in the file, and should not be")
+    answer.write(
+        json.dumps(
+            {
+                "library": opened.library,
+                "tensors": findings.tensors,
+                "nbytes": findings.nbytes,
+                "faults": findings.faults[:MAX_FAULTS],
+            }
+        )
+    )
+    answer.close()
+
+
+def _message(stream: IO[bytes]) -> dict[str, Any]:
+    size = int.from_bytes(stream.read(8), "little")
+    message: dict[str, Any] = json.loads(stream.read(size))
+    return message
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    while size := int.from_bytes(stream.read(8), "little"):
+        yield stream.read(size)
+
+
+def _judge(
+    opened: Opened, claim: dict[str, Any], blocks: Iterator[bytes], findings: Findings
+) -> None:
+    """Compare one tensor; takes all its blocks from the stream."""
+    name = opened.take(claim)
+    fault = None
+    if name not in opened.names:
+        fault = "is not in the file"
+    elif opened.shape(name) != tuple(claim["shape"]):
+        fault = f"has shape {list(opened.shape(name))}, not {claim['shape']}"
+    if fault is None:
+        findings.seen.add(name)
+        values = opened.fetch(name, DTYPES[claim["written"]])
+        if claim["bound"] is None:
+            fault = _differs(values, blocks)
+        else:
+            fault = _strays(values, blocks, DTYPES[claim["dtype"]], claim["bound"])
+        findings.tensors += 1
+        findings.nbytes += values.nbytes
+    for _ in blocks:
+        pass
+    if fault is not None:
+        findings.faults.append(f"tensor '{claim['name']}' {fault}")
+
+
+def _differs(values: np.ndarray, blocks: Iterator[bytes]) -> str | None:
+    """The first difference between the bytes of `values` and the blocks."""
+    import numpy
+
+    raw = numpy.frombuffer(_encoded(values), numpy.uint8) if values.dtype == object else None
+    if raw is None:
+        raw = values.view(numpy.uint8)
+    start = 0
+    for block in blocks:
+        part = raw[start : start + len(block)]
+        if len(part) != len(block) or part.tobytes() != block:
+            return f"differs within bytes {start} to {start + len(block)}"
+        start += len(block)
+    return None if start == len(raw) else f"has {len(raw)} bytes, not {start}"
+
+
+def _encoded(texts: np.ndarray) -> bytes:
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
+
+def _strays(
+    values: np.ndarray, blocks: Iterator[bytes], dtype: DType, bound: dict[str, float]
+) -> str | None:
+    """Whether the cast `values` stray from the blocks of the source further than the bound says."""
+    import numpy
+
+    start = beyond = 0
+    # Twice rounded (float64 through float32) is a little more than once.
+    slack = 1 + 2.0**-10
+    for block in blocks:
+        old = numpy.frombuffer(block, dtype.carrier).astype(numpy.float64)
+        new = values[start : start + len(old)].astype(numpy.float64)
+        if len(new) != len(old):
+            return f"has {len(values)} elements, fewer than the source"
+        size = numpy.abs(old)
+        with numpy.errstate(invalid="ignore", over="ignore"):
+            error = numpy.abs(new - old)
+            within = error <= slack * numpy.maximum(bound["relative"] * size, bound["absolute"])
+            within &= error <= slack * bound["stated"] * size
+        within |= (new == old) | (numpy.isnan(new) & numpy.isnan(old))
+        beyond += int(len(old) - numpy.count_nonzero(within))
+        start += len(old)
+    if start != len(values):
+        return f"has {len(values)} elements, not {start}"
+    if beyond > bound["overflowed"]:
+        return f"has {beyond} values further off than the cast may be"
+    return None
+
+
+def _open_safetensors(path: str) -> Opened:
+    import safetensors
+
+    framework = "pt" if _has("torch") else "np"
+    files, weight_map, _ = _shards(path)
+    handles = {name: safetensors.safe_open(file, framework) for name, file in files.items()}
+    home = {key: name for name, handle in handles.items() for key in handle.keys()}  # noqa: SIM118
+    if weight_map and set(weight_map) != set(home):
+        raise ValueError("the index and the shards name different tensors")
+
+    def fetch(name: str, dtype: DType) -> np.ndarray:
+        tensor = handles[home[name]].get_tensor(name)
+        return _from_torch(tensor, dtype) if framework == "pt" else _flat(tensor, dtype)
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(handles[home[name]].get_slice(name).get_shape())
+
+    return Opened(
+        f"safetensors {safetensors.__version__}", set(home), lambda c: c["key"], fetch, shape
+    )
+
+
+def _open_torch(path: str) -> Opened:
+    import torch
+
+    files, _, _ = _shards(path)
+    loaded = [
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        for file in files.values()
+    ]
+    tensors: dict[tuple[str, ...], Any] = {}
+    for root in loaded:
+        tensors.update(_torch_leaves(root))
+
+    def fetch(name: tuple[str, ...], dtype: DType) -> np.ndarray:
+        return _from_torch(tensors[name], dtype)
+
+    def shape(name: tuple[str, ...]) -> tuple[int, ...]:
+        found = tuple(tensors[name].shape)
+        # torch counts pairs of 4-bit values.
+        pairs = str(tensors[name].dtype) == "torch.float4_e2m1fn_x2"
+        return (*found[:-1], 2 * found[-1]) if pairs else found
+
+    return Opened(
+        f"torch {torch.__version__}", set(tensors), lambda c: tuple(c["path"]), fetch, shape
+    )
+
+
+def _torch_leaves(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path of keys, tensor) of every tensor below `root`."""
+    import torch
+
+    pending: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    while pending:
+        path, node = pending.pop()
+        if isinstance(node, torch.Tensor):
+            yield path, node
+        elif isinstance(node, dict):
+            pending += [((*path, str(key)), value) for key, value in node.items()]
+        elif isinstance(node, list | tuple):
+            pending += [((*path, str(index)), value) for index, value in enumerate(node)]
+
+
+def _open_tensorflow(path: str) -> Opened:
+    import tensorflow
+
+    reader = tensorflow.train.load_checkpoint(path)
+    shapes = reader.get_variable_to_shape_map()
+    return Opened(
+        f"tensorflow {tensorflow.__version__}",
+        set(shapes),
+        lambda c: c["key"],
+        lambda name, dtype: _flat(reader.get_tensor(name), dtype),
+        lambda name: tuple(shapes[name]),
+    )
+
+
+def _open_npz(path: str) -> Opened:
+    import numpy
+
+    archive = numpy.load(path, allow_pickle=False)
+    shapes = {name: archive[name].shape for name in archive.files}
+    return Opened(
+        f"numpy {numpy.__version__}",
+        set(archive.files),
+        lambda c: c["key"].removesuffix(".npy"),
+        lambda name, dtype: _flat(archive[name], dtype),
+        lambda name: shapes[name],
+    )
+
+
+def _open_keras(path: str) -> Opened:
+    import h5py
+
+    file = h5py.File(path, "r")
+    names: set[str] = set()
+    file.visititems(lambda name, node: names.add(name) if hasattr(node, "shape") else None)
+    return Opened(
+        f"h5py {h5py.__version__}",
+        names,
+        lambda c: c["key"],
+        lambda name, dtype: _flat(file[name][()], dtype),
+        lambda name: tuple(file[name].shape),
+    )
+
+
+_OPEN: dict[str, Callable[[str], Opened]] = {
+    "safetensors": _open_safetensors,
+    "torch": _open_torch,
+    "tensorflow": _open_tensorflow,
+    "npz": _open_npz,
+    "keras": _open_keras,
+}
+
+
+def _shards(path: str) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """({file name: path}, weight map, metadata) of a file or of an index of several."""
+    if not path.endswith(".index.json"):
+        return {os.path.basename(path): path}, {}, {}
+    with open(path, encoding="utf-8") as file:
+        index = json.load(file)
+    weight_map = index["weight_map"]
+    folder = os.path.dirname(path)
+    files = {name: os.path.join(folder, name) for name in sorted(set(weight_map.values()))}
+    return files, weight_map, index.get("metadata", {})
+
+
+def _has(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def _flat(values: Any, dtype: DType) -> np.ndarray:
+    """(n,) of the carrier type, little bytes first, from whatever a library gives."""
+    import numpy
+
+    array = numpy.asarray(values)
+    if array.dtype == object or array.dtype.kind == "S":
+        return array.astype(object).reshape(-1)
+    flat = numpy.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.byteorder == ">":
+        flat = flat.byteswap().view(flat.dtype.newbyteorder("<"))
+    return flat.view(dtype.carrier)
+
+
+def _from_torch(tensor: Any, dtype: DType) -> np.ndarray:
+    """(n,) of the carrier type from a torch tensor."""
+    import numpy
+    import torch
+
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    if dtype.name == "complex32":
+        tensor = tensor.to(torch.complex64)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if not flat.numel():
+        return numpy.empty(0, dtype.carrier)
+    raw = flat.view(torch.uint8).numpy()
+    if dtype.bits < 8:
+        planes = numpy.unpackbits(raw[:, None], axis=1, bitorder="little").reshape(-1, dtype.bits)
+        raw = numpy.packbits(planes, axis=1, bitorder="little").reshape(-1)
+    return raw.view(dtype.carrier)
+
+
+if __name__ == "__main__":
+    main()
