@@ -54,8 +54,8 @@ def in_memory(arrays: dict[str, np.ndarray], format: str) -> Checkpoint:
     return checkpoint
 
 
-def torch_cases(seeds: int, dtype: str = "float32") -> Iterator[Case]:
-    """Every torch initialiser on every shape, `seeds` times, stored as `dtype`."""
+def torch_cases(seeds: Iterable[int], dtype: str = "float32") -> Iterator[Case]:
+    """Every torch initialiser on every shape, once a seed, stored as `dtype`."""
     import torch
     from torch.nn import init
 
@@ -78,7 +78,7 @@ def torch_cases(seeds: int, dtype: str = "float32") -> Iterator[Case]:
         "zeros": init.zeros_,
     }
     # kaiming_uniform_ defaults to leaky_relu with a = 0, whose gain is that of relu.
-    for seed in range(seeds):
+    for seed in seeds:
         torch.manual_seed(seed)
         for scheme, draw in schemes.items():
             for shape in (*DENSE, *CONV, *DEPTHWISE):
@@ -119,8 +119,8 @@ def _as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(DTYPES[dtype].carrier)
 
 
-def keras_cases(seeds: int, dtype: str = "float32") -> Iterator[Case]:
-    """Every Keras initialiser on every shape, `seeds` times, stored as `dtype`."""
+def keras_cases(seeds: Iterable[int], dtype: str = "float32") -> Iterator[Case]:
+    """Every Keras initialiser on every shape, once a seed, stored as `dtype`."""
     from keras import initializers as init
 
     schemes = {
@@ -136,7 +136,7 @@ def keras_cases(seeds: int, dtype: str = "float32") -> Iterator[Case]:
         "truncated_normal_0.02": lambda seed: init.TruncatedNormal(stddev=0.02, seed=seed),
         "orthogonal": init.Orthogonal,
     }
-    for seed in range(seeds):
+    for seed in seeds:
         for scheme, make in schemes.items():
             for shape in (*DENSE, *(shape[2:] + shape[1::-1] for shape in CONV)):
                 kernel = np.asarray(make(seed=seed)(shape))

@@ -24,7 +24,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (data.data / 16).astype(np.float32), data.target.astype(np.int64)
 
 
-def trained_checkpoints(*, fast: bool = False) -> Iterator[tuple[str, Checkpoint]]:
+def trained_checkpoints(*, fast: bool = False, seed: int = 1) -> Iterator[tuple[str, Checkpoint]]:
     """(description, checkpoint) of models trained with different starts, optimizers and lengths."""
     plans = [("adam", 1e-3, 5), ("sgd", 0.05, 5)]
     if not fast:
@@ -35,18 +35,20 @@ def trained_checkpoints(*, fast: bool = False) -> Iterator[tuple[str, Checkpoint
                 if fast and start not in ("default", "kaiming_normal"):
                     continue
                 name = f"torch {model} {start} {optimizer} {rate} x{epochs}"
-                yield name, _train_torch(model, start, optimizer, rate, epochs)
+                yield name, _train_torch(model, start, optimizer, rate, epochs, seed)
     for start in ("glorot_uniform", "he_normal", "lecun_normal"):
         for epochs in (2,) if fast else (1, 10):
-            yield f"keras cnn {start} adam x{epochs}", _train_keras("cnn", start, epochs)
-            yield f"keras lstm {start} adam x{epochs}", _train_keras("lstm", start, epochs)
+            yield f"keras cnn {start} adam x{epochs}", _train_keras("cnn", start, epochs, seed)
+            yield f"keras lstm {start} adam x{epochs}", _train_keras("lstm", start, epochs, seed)
 
 
-def _train_torch(kind: str, start: str, optimizer: str, rate: float, epochs: int) -> Checkpoint:
+def _train_torch(
+    kind: str, start: str, optimizer: str, rate: float, epochs: int, seed: int
+) -> Checkpoint:
     import torch
     from torch.nn import functional, init
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     torch.set_num_threads(1)
     images, classes = (torch.from_numpy(part) for part in digits())
     model = _torch_model(torch, kind)
@@ -110,11 +112,11 @@ def _torch_model(torch, kind: str):
     return Sequence()
 
 
-def _train_keras(kind: str, start: str, epochs: int) -> Checkpoint:
+def _train_keras(kind: str, start: str, epochs: int, seed: int) -> Checkpoint:
     import keras
     from keras import layers
 
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(seed)
     images, classes = digits()
     if kind == "cnn":
         body = [
