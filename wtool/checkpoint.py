@@ -62,11 +62,9 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the values themselves: count x bits; for strings, what is stored."""
-        return (
-            (self.count * self.dtype.bits + 7) // 8
-            if self.dtype.bits
-            else self.extent.stored_nbytes
-        )
+        extent = self.extent
+        bits = extent.dtype.bits
+        return (extent.count * bits + 7) // 8 if bits else extent.stored_nbytes
 
     @property
     def storage(self) -> Hashable:
@@ -181,14 +179,17 @@ def build(
 
 def find_aliases(tensors: Iterable[Tensor]) -> dict[str, str]:
     """See Checkpoint.aliases. O(n log n) within one storage, however many views it has."""
-    by_storage: dict[Hashable, list[Tensor]] = {}
+    first: dict[Hashable, Tensor] = {}
+    shared: dict[Hashable, list[Tensor]] = {}
     for tensor in tensors:
-        if tensor.extent.stored_nbytes or tensor.dtype.bits == 0:
-            by_storage.setdefault(tensor.storage, []).append(tensor)
+        storage = tensor.extent.storage
+        owner = first.setdefault(storage, tensor)
+        if owner is not tensor:
+            shared.setdefault(storage, [owner]).append(tensor)
     aliases: dict[str, str] = {}
-    for group in by_storage.values():
-        if len(group) > 1:
-            aliases.update(_aliases_in_storage(group))
+    for group in shared.values():
+        stored = [t for t in group if t.extent.stored_nbytes or t.dtype.bits == 0]
+        aliases.update(_aliases_in_storage(stored))
     return aliases
 
 

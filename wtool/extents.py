@@ -138,6 +138,7 @@ class Strided(Extent):
         self.storage_nbytes = storage_nbytes
         self.dtype = dtype
         self.shape = check_shape(shape)
+        self.count = math.prod(self.shape)
         self.first = first
         self.bits = dtype.bits if bits is None else bits
         self.strides = c_strides(self.shape) if strides is None else tuple(strides)
@@ -151,7 +152,10 @@ class Strided(Extent):
                 expected=len(self.shape),
                 found=len(self.strides),
             )
-        self.low, self.high = element_span(self.shape, self.strides, first)
+        if strides is None:
+            self.low, self.high = first, first + self.count
+        else:
+            self.low, self.high = element_span(self.shape, self.strides, first)
         if self.high > self.low and (self.low < 0 or self.high * self.bits > storage_nbytes * 8):
             raise MalformedInput(
                 "storage too short",
@@ -462,10 +466,12 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
         raise MalformedInput(
             "too many dimensions", expected=f"at most {MAX_RANK}", found=len(shape)
         )
+    count = 1  # of the sizes that are not 0: what is left must not wrap round either
     for size in shape:
         if type(size) is not int or size < 0:
             raise MalformedInput("bad dimension", expected="integers from 0 on", found=shape)
-    if math.prod(size for size in shape if size) > INT64_MAX:
+        count *= size or 1
+    if count > INT64_MAX:
         raise MalformedInput("too many elements", expected="at most 2^63 - 1", found=shape)
     return tuple(shape)
 

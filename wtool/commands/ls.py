@@ -41,23 +41,28 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
     aliases = checkpoint.aliases
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
+    file_names: dict[str, str] = {}
     rows = []
     totals = {"tensors": len(checkpoint), "count": 0, "nbytes": 0}
     for tensor in checkpoint:
         alias = aliases.get(tensor.name)
+        count, nbytes, source = tensor.count, tensor.nbytes, tensor.source
         if alias is None:
-            totals["count"] += tensor.count
-            totals["nbytes"] += tensor.nbytes
+            totals["count"] += count
+            totals["nbytes"] += nbytes
+        file = default_file if source is None else source.name
+        if file not in file_names:
+            file_names[file] = os.path.basename(file)
         rows.append(
             {
                 "name": tensor.name,
                 "dtype": tensor.dtype.name,
                 "shape": list(tensor.shape),
-                "count": tensor.count,
-                "nbytes": tensor.nbytes,
+                "count": count,
+                "nbytes": nbytes,
                 "role": tensor.role or "unknown",
                 "alias": alias,
-                "file": os.path.basename(tensor.source.name if tensor.source else default_file),
+                "file": file_names[file],
                 "key": tensor.key,
             }
         )

@@ -63,6 +63,7 @@ class BundleExtent(Strided):
         self.storage_nbytes = nbytes
         self.dtype = dtype
         self.shape = shape
+        self.count = count
         self.first = 0
         self.bits = itemsize * 8
         self.strides = strides

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import NoneType
 from typing import Any
 
 from wtool.errors import escape_controls
 from wtool.report import Bins, Column, Report
 
 _SPARKS = "▁▂▃▄▅▆▇█"
+_INTEGERS = frozenset((int,))
 
 
 def visible(report: Report) -> list[Column]:
@@ -33,6 +35,8 @@ def columns_of_text(report: Report, columns: list[Column]) -> list[list[str]]:
             texts.append([v if v.isprintable() else escape_controls(v) for v in values])
         elif kinds == {int}:
             texts.append([f"{v:,}" for v in values])
+        elif kinds == {NoneType}:
+            texts.append([""] * len(values))
         else:
             texts.append([cell(v) for v in values])
     return texts
@@ -45,8 +49,9 @@ def is_number(value: Any) -> bool:
 
 def is_numeric(report: Report, column: Column) -> bool:
     """Whether a column holds numbers only, and so is set flush right."""
-    values = [row.get(column.name) for row in report.rows]
-    return all(value is None or is_number(value) for value in values)
+    kinds = {type(row.get(column.name)) for row in report.rows}
+    numbers = (kind for kind in kinds if kind is not NoneType)
+    return all(issubclass(kind, int | float) and kind is not bool for kind in numbers)
 
 
 def cell(value: Any) -> str:
@@ -64,7 +69,7 @@ def cell(value: Any) -> str:
     if isinstance(value, Bins):
         return sparkline(value)
     if isinstance(value, list | tuple):
-        if all(isinstance(item, int) for item in value):
+        if _INTEGERS.issuperset(map(type, value)):
             return "x".join(map(str, value)) if value else "scalar"
         return ", ".join(cell(item) for item in value)
     if isinstance(value, dict):
