@@ -11,7 +11,17 @@ import torch
 
 from wtool.dtypes import DTYPES
 from wtool.kernels import native
-from wtool.kernels.cast import BLOCK, LAYOUTS, TARGETS, Caster, Damage, is_exact, largest, merge
+from wtool.kernels.cast import (
+    BLOCK,
+    LAYOUTS,
+    TARGETS,
+    Caster,
+    CastLoops,
+    Damage,
+    is_exact,
+    largest,
+    merge,
+)
 
 NARROW = tuple(LAYOUTS)
 
@@ -46,7 +56,8 @@ def by_torch(array: np.ndarray, source: str, target: str) -> np.ndarray:
 
 def measure(array: np.ndarray, source: str, target: str, on_overflow: str = "inf"):
     """(result, damage) of all blocks."""
-    caster = Caster(DTYPES[source], DTYPES[target], on_overflow)
+    loops = CastLoops(DTYPES[target], len(array))
+    caster = Caster(DTYPES[source], DTYPES[target], on_overflow, loops)
     out, whole = np.empty(len(array), DTYPES[target].carrier), Damage()
     for start in range(0, len(array), BLOCK):
         part, damage = caster.measure(array[start : start + BLOCK])

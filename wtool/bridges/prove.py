@@ -7,6 +7,7 @@ or writers is used here.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from wtool.dtypes import DTYPES, DType
+from wtool.dtypes import DTYPES, ML_DTYPES, DType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +165,17 @@ def _strays(
     return None
 
 
+@functools.lru_cache(maxsize=1)
+def _read_bytes(path: str) -> dict[str, bytes]:
+    """Every tensor's bytes, as the safetensors library cuts them."""
+    import safetensors
+
+    with open(path, "rb") as file:
+        return {name: view["data"] for name, view in safetensors.deserialize(file.read())}
+
+
 def _open_safetensors(path: str) -> Opened:
+    import numpy
     import safetensors
 
     framework = "pt" if _has("torch") else "np"
@@ -175,8 +186,13 @@ def _open_safetensors(path: str) -> Opened:
         raise ValueError("the index and the shards name different tensors")
 
     def fetch(name: str, dtype: DType) -> np.ndarray:
-        tensor = handles[home[name]].get_tensor(name)
-        return _from_torch(tensor, dtype) if framework == "pt" else _flat(tensor, dtype)
+        handle = handles[home[name]]
+        if framework == "pt":
+            return _from_torch(handle.get_tensor(name), dtype)
+        if dtype.carrier_name in ML_DTYPES:
+            # Without torch, the library gives these types as bytes only, a whole file at once.
+            return numpy.frombuffer(_read_bytes(files[home[name]])[name], dtype.carrier)
+        return _flat(handle.get_tensor(name), dtype)
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(handles[home[name]].get_slice(name).get_shape())

@@ -116,7 +116,7 @@ def cast(
     kept = {name for pattern in keep for name in matches(pattern, list(shaped.tensors))}
     if keep_norms:
         kept |= {tensor.name for tensor in shaped if _is_of_norm(tensor)}
-    casts = [_cast(tensor, DTYPES[to], kept, on_overflow) for tensor in shaped]
+    casts = _casts(shaped, DTYPES[to], kept, on_overflow)
     result = dataclasses.replace(shaped, tensors={c.new.name: c.new for c in casts})
     if not untie and "ties" not in allow:
         _refuse_cut_ties(shaped, result)
@@ -168,21 +168,34 @@ def _is_of_norm(tensor: Tensor) -> bool:
     return tensor.kind == "norm" or running
 
 
-def _cast(tensor: Tensor, dtype: DType, kept: set[str], on_overflow: str) -> Cast:
-    """The tensor in type `dtype`, lazily, or as it is."""
-    from wtool.kernels.cast import is_exact
+def _casts(shaped: Checkpoint, dtype: DType, kept: set[str], on_overflow: str) -> list[Cast]:
+    """Every tensor in type `dtype`, lazily, or as it is."""
+    from wtool.kernels.cast import CastLoops, is_exact
 
+    loops = CastLoops(dtype, sum(t.count for t in shaped if t.dtype.kind == "float"))
+    casts = []
+    for tensor in shaped:
+        note = _reason_to_leave(tensor, dtype, kept)
+        if note is not None:
+            casts.append(Cast(tensor, tensor, note))
+            continue
+        extent = CastExtent(tensor.extent, dtype, on_overflow=on_overflow, loops=loops)
+        note = "exact" if is_exact(tensor.dtype, dtype) else ""
+        casts.append(Cast(tensor, dataclasses.replace(tensor, extent=extent), note))
+    return casts
+
+
+def _reason_to_leave(tensor: Tensor, dtype: DType, kept: set[str]) -> str | None:
+    """Why a tensor is not cast; None where it is. UnsupportedError where it has no values."""
     if tensor.dtype.kind != "float":
-        return Cast(tensor, tensor, f"{tensor.dtype.name} is left as it is")
+        return f"{tensor.dtype.name} is left as it is"
     if tensor.dtype is dtype:
-        return Cast(tensor, tensor, "has the type")
+        return "has the type"
     if tensor.name in kept:
-        return Cast(tensor, tensor, "kept")
+        return "kept"
     if isinstance(tensor.extent, Absent):
         raise UnsupportedError(f"no values to cast: {tensor.extent.reason}", tensor=tensor.name)
-    extent = CastExtent(tensor.extent, dtype, on_overflow=on_overflow)
-    note = "exact" if is_exact(tensor.dtype, dtype) else ""
-    return Cast(tensor, dataclasses.replace(tensor, extent=extent), note)
+    return None
 
 
 def _refuse_cut_ties(before: Checkpoint, after: Checkpoint) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from wtool.dtypes import DType
 from wtool.errors import LossError
@@ -12,7 +13,9 @@ from wtool.extents import Extent, Strided
 if TYPE_CHECKING:
     import numpy as np
 
-    from wtool.kernels.cast import Caster, Damage
+    from wtool.kernels.cast import Caster, CastLoops, Damage
+
+_Item = TypeVar("_Item")
 
 
 class CastExtent(Extent):
@@ -20,6 +23,7 @@ class CastExtent(Extent):
 
     on_overflow: "fail", "clamp" or "inf". damage: of all values, once `blocks` has given them all;
     where something overflowed and `on_overflow` is "fail", `blocks` then ends with LossError.
+    loops: shared by all tensors of one cast.
     """
 
     def __init__(
@@ -28,11 +32,13 @@ class CastExtent(Extent):
         dtype: DType,
         *,
         on_overflow: str = "fail",
+        loops: CastLoops | None = None,
     ) -> None:
         self.source = source
         self.dtype = dtype
         self.shape = source.shape
         self.on_overflow = on_overflow
+        self._loops = loops
         # Equal only where the values are: two views of one storage are not, unless they are one.
         self.storage = ("cast", source.storage, _place(source), source.dtype.name, dtype.name)
         self.damage: Damage | None = None
@@ -43,11 +49,11 @@ class CastExtent(Extent):
 
         values = numpy.empty(out.shape, self.source.dtype.carrier)
         self.source.read_box(starts, stops, values)
-        out[...] = self._caster(out.size).cast(values.reshape(-1)).reshape(out.shape)
+        out[...] = self._caster().cast(values.reshape(-1)).reshape(out.shape)
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """See Extent.read; nothing is counted."""
-        values = self._caster(stop - start).cast(self.source.read(start, stop))
+        values = self._caster().cast(self.source.read(start, stop))
         if out is None:
             return values
         out[...] = values
@@ -71,18 +77,19 @@ class CastExtent(Extent):
         """Cast blocks; the damage, when the last one has been taken."""
         from wtool.kernels.cast import BLOCK, Damage, merge
 
-        caster = self._caster(self.count)
+        caster = self._caster()
+        blocks = self.source.blocks(BLOCK * self.source.dtype.carrier.itemsize)
         damage = Damage()
-        for values in self.source.blocks(BLOCK * self.source.dtype.carrier.itemsize):
-            result, part = caster.measure(values)
+        parts = (caster.measure(values) for values in blocks)
+        for result, part in parts if self.count <= BLOCK else _ahead(parts):
             damage = merge(damage, part)
             yield result
         self.damage = damage
 
-    def _caster(self, elements: int) -> Caster:
+    def _caster(self) -> Caster:
         from wtool.kernels.cast import Caster
 
-        return Caster(self.source.dtype, self.dtype, self.on_overflow, elements)
+        return Caster(self.source.dtype, self.dtype, self.on_overflow, self._loops)
 
     def _overflow(self, damage: Damage) -> LossError:
         return LossError(
@@ -90,6 +97,18 @@ class CastExtent(Extent):
             found=f"{damage.old:.9g} at element {damage.worst}",
             hint="--on-overflow clamp or inf goes on; --dry-run measures every tensor",
         )
+
+
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The items, each made by a thread while the one before is used.
+
+    Reading, casting and writing all leave the interpreter free.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _place(extent: Extent) -> tuple[object, ...]:

@@ -132,23 +132,44 @@ def rounding(dtype: DType) -> tuple[float, float]:
     return math.ldexp(1.0, -bits), math.ldexp(0.5, low)
 
 
-class Caster:
-    """Casts blocks of one type to another, one after the other; not shared between threads.
+class CastLoops:
+    """The compiled loops for casts to one type, linked when they are first asked for.
 
-    elements: how many will be cast in all; decides whether compiled loops pay.
+    elements: how many will be cast with them in all; decides whether they pay.
     """
 
+    def __init__(self, target: DType, elements: int) -> None:
+        self.name = f"narrow_to_{target.bits}"
+        self._pays = target.name in LAYOUTS
+        self._elements = elements
+        self._linked: Linked | None = None
+
+    def get(self) -> Linked | None:
+        """The loops; None where NumPy is the better choice."""
+        if self._pays and self._linked is None:
+            self._linked = load((self.name,), self._elements)
+            self._pays = self._linked is not None
+        return self._linked
+
+
+class Caster:
+    """Casts blocks of one type to another, one after the other; not shared between threads."""
+
     def __init__(
-        self, source: DType, target: DType, on_overflow: str = "inf", elements: int = 0
+        self,
+        source: DType,
+        target: DType,
+        on_overflow: str = "inf",
+        loops: CastLoops | None = None,
     ) -> None:
         self.source = source
         self.target = target
         self.clamp = on_overflow == "clamp"
         self.exact = is_exact(source, target)
         self._linked: Linked | None = None
-        if target.name in LAYOUTS and source.name != "float64" and not self.exact:
-            self._name = f"narrow_to_{target.bits}"
-            self._linked = load((self._name,), elements)
+        if loops is not None and source.name != "float64" and not self.exact:
+            self._name = loops.name
+            self._linked = loops.get()
         if self._linked is not None:
             self._errors = np.empty(BLOCK, np.float32)
             self._found = np.empty(3, np.int64)
