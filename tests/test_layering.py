@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "writers": READING | {"encodings", "dialects", "kernels"},
     "layers": {"checkpoint", "extents", "kernels", "dtypes"},
     "conversion": JUDGING,
-    "manifests": JUDGING,
+    # A manifest is JSON from anywhere: it is parsed by the strict reader.
+    "manifests": JUDGING | {"encodings"},
     "checks": JUDGING,
     "bridges": {"manifests", "checkpoint", "dtypes", "errors"},
     "render": {"report", "errors"},

@@ -22,6 +22,8 @@ from wtool.report import Report, combine
 
 # Renderings that every Report has.
 FORMATS = ("table", "json", "csv", "markdown", "html")
+# Options that a function which opens its own models has only where it takes them.
+_CHOOSING = ("select", "exclude", "root")
 _MODEL_HELP = "MODEL is a file, a TensorFlow prefix, an index file or a directory."
 
 
@@ -31,6 +33,7 @@ def report_command(
     name: str | None = None,
     models: str = "many",
     formats: Sequence[str] = FORMATS,
+    command_class: type[click.Command] = click.Command,
 ) -> click.Command:
     """A click command from a function `(checkpoint, *, options...) -> Report`.
 
@@ -39,7 +42,8 @@ def report_command(
     one;
     "none": the function opens what it needs from its own arguments through `open_model`.
     formats: the renderings that --format offers, the first is the default.
-    `jobs` and `progress` are handed to functions that take them. The docstring is the help.
+    `jobs` and `progress` are handed to functions that take them. A function that takes `output`
+    writes that file itself; its report goes to standard output. The docstring is the help.
     """
     accepted = inspect.signature(function).parameters
 
@@ -49,9 +53,9 @@ def report_command(
         format: str,
         output: str | None,
         force: bool,
-        select: Sequence[str],
-        exclude: Sequence[str],
-        root: str | None,
+        select: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        root: str | None = None,
         jobs: int | None,
         quiet: bool,
         progress: bool | None,
@@ -63,7 +67,14 @@ def report_command(
             if "progress" in accepted:
                 options["progress"] = bar.update
             if models == "none":
-                chosen = {"select": select, "exclude": exclude, "root": root, "force": force}
+                chosen = {
+                    "model": model,
+                    "select": tuple(select),
+                    "exclude": tuple(exclude),
+                    "root": root,
+                    "force": force,
+                    "output": output,
+                }
                 options.update({k: v for k, v in chosen.items() if k in accepted})
                 report = function(**options)
             else:
@@ -74,7 +85,8 @@ def report_command(
                     checkpoint = choose(open_model(path, root=root), select, exclude)
                     reports.append(function(checkpoint, **options))
                 report = combine(reports, paths)
-        show(report, format, output=output, force=force, quiet=quiet)
+        target = None if "output" in accepted else output
+        show(report, format, output=target, force=force, quiet=quiet)
         click.get_current_context().exit(0 if report.ok else 1)
 
     arguments: list[click.Parameter] = []
@@ -82,9 +94,14 @@ def report_command(
         count = -1 if models == "many" else 1
         arguments.append(click.Argument(["model"], nargs=count, required=True, type=_PATH))
     text = inspect.cleandoc(function.__doc__ or "")
-    return click.Command(
+    shared = [
+        option
+        for option in shared_options(formats)
+        if models != "none" or option.name not in _CHOOSING or option.name in accepted
+    ]
+    return command_class(
         name or function.__name__,
-        params=[*arguments, *params, *shared_options(formats)],
+        params=[*arguments, *params, *shared],
         callback=callback,
         help=text if models == "none" else f"{text}\n\n{_MODEL_HELP}",
         short_help=text.splitlines()[0].rstrip("."),
