@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Every command is a function of the same name; imported on first use.
-_COMMANDS = ("ls", "count", "stats", "init", "diff", "convert", "cast", "check", "manifest", "freeze", "verify")
+_COMMANDS = (
+    "ls",
+    "count",
+    "stats",
+    "init",
+    "diff",
+    "convert",
+    "cast",
+    "check",
+    "manifest",
+    "freeze",
+    "verify",
+)
 
 __all__ = ["WtoolError", "open", *_COMMANDS]
 

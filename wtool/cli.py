@@ -15,7 +15,19 @@ import wtool
 from wtool.errors import WtoolError, escape_controls
 
 # The order in which help lists them. A command's module is imported when it is called.
-COMMANDS = ("ls", "count", "stats", "init", "diff", "convert", "cast", "check", "manifest", "freeze", "verify")
+COMMANDS = (
+    "ls",
+    "count",
+    "stats",
+    "init",
+    "diff",
+    "convert",
+    "cast",
+    "check",
+    "manifest",
+    "freeze",
+    "verify",
+)
 _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "keras", "safetensors")
 
 EXIT_BUG = 70
