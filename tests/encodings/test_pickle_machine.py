@@ -92,6 +92,29 @@ def test_shared_values_stay_shared():
     assert value[0] is value[1]
 
 
+def test_values_remembered_out_of_turn_are_found_like_cpython_finds_them():
+    """Python 2 counts from 1; MEMOIZE takes the number of values that are remembered so far."""
+    generator = random.Random(3)
+    for _ in range(300):
+        code = bytearray(b"\x80\x04(")
+        stored: set[int] = set()
+        for number in range(generator.randrange(1, 30)):
+            code += b"K" + bytes((number,))
+            way = generator.randrange(4)
+            if way == 3:
+                stored.add(len(stored))
+                code += b"\x94"
+            else:
+                index = generator.choice((len(stored), generator.randrange(40)))
+                stored.add(index)
+                code += (b"q%c", b"r%c\0\0\0", b"p%d\n")[way] % index
+        for index in sorted(stored):
+            code += generator.choice((b"h%c" % index, b"j%c\0\0\0" % index, b"g%d\n" % index))
+        code += b"t."
+        code += bytes(100)  # the bound on an index is the length of the data
+        assert load(bytes(code)) == pickle.loads(bytes(code))
+
+
 def test_a_list_may_contain_itself():
     loop: list = []
     loop.append(loop)

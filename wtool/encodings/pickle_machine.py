@@ -128,7 +128,9 @@ class _Machine:
         self.stack: list[Any] = []
         # Stacks below each open MARK, outermost first.
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        # Picklers number what they remember from 0 on; what comes out of turn is kept apart.
+        self.memo: list[Any] = []
+        self.far: dict[int, Any] = {}
         self.names: dict[tuple[str, str], Global] = {}
         self.mentions: dict[str, int] = {}
         self.nodes = 0
@@ -136,7 +138,7 @@ class _Machine:
 
     def run(self) -> Pickled:
         """Execute to STOP. `position` is kept at the start of the opcode that errors speak of."""
-        data, memo, mentions = self.data, self.memo, self.mentions
+        data, memo, far, mentions = self.data, self.memo, self.far, self.mentions
         size = len(data)
         position = self.position
         stack = self.stack
@@ -149,15 +151,18 @@ class _Machine:
                 position += 1
                 if op == 0x72:  # LONG_BINPUT
                     (index,) = u32(data, position)
-                    if index > size:
-                        self._refuse_memo(position, index)
-                    memo[index] = stack[-1]
+                    if index == len(memo) and not far:
+                        memo.append(stack[-1])
+                    else:
+                        self.position = position
+                        self.remember(index, stack[-1])
                     position += 4
                 elif op == 0x4B:  # BININT1
                     stack.append(data[position])
                     position += 1
                 elif op == 0x68:  # BINGET
-                    value = memo[data[position]]
+                    index = data[position]
+                    value = memo[index] if index < len(memo) else far[index]
                     if type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
@@ -195,7 +200,8 @@ class _Machine:
                 elif op == 0x29:  # EMPTY_TUPLE
                     stack.append(())
                 elif op == 0x6A:  # LONG_BINGET
-                    value = memo[u32(data, position)[0]]
+                    (index,) = u32(data, position)
+                    value = memo[index] if index < len(memo) else far[index]
                     if type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
@@ -204,13 +210,13 @@ class _Machine:
                     stack[-1] = (stack[-1],)
                     nodes += 1
                 elif op == 0x71:  # BINPUT
-                    memo[data[position]] = stack[-1]
+                    self.remember(data[position], stack[-1])
                     position += 1
                 elif op == 0x4D:  # BININT2
                     stack.append(data[position] | data[position + 1] << 8)
                     position += 2
                 elif op == 0x94:  # MEMOIZE
-                    memo[len(memo)] = stack[-1]
+                    self.remember(len(memo) + len(far), stack[-1])
                 elif op == 0x8C:  # SHORT_BINUNICODE
                     start = position + 1
                     position = start + data[position]
@@ -319,24 +325,32 @@ class _Machine:
         self.stack.append(value)
         self.nodes += 1
 
+    def remember(self, index: int, value: Any) -> None:
+        """Keep `value` in the memo; UnsafeInput for an index that no pickle of this length has."""
+        if index == len(self.memo):
+            self.memo.append(value)
+            self.far.pop(index, None)
+        elif index < len(self.memo):
+            self.memo[index] = value
+        elif index <= len(self.data):
+            self.far[index] = value
+        else:
+            raise UnsafeInput(
+                "memo index larger than the pickle",
+                expected=f"at most {len(self.data)}",
+                found=index,
+            )
+
     def put(self, index: int) -> None:
         """Remember the top of the stack."""
-        if not 0 <= index <= len(self.data):
-            self._refuse_memo(self.position, index)
-        self.memo[index] = self.stack[-1]
+        self.remember(index, self.stack[-1])
 
     def get(self, index: int) -> None:
         """Push a remembered value."""
-        value = self.memo[index]
+        value = self.memo[index] if index < len(self.memo) else self.far[index]
         if type(value) is Global:
             self.mentions[value.full] += 1
         self.stack.append(value)
-
-    def _refuse_memo(self, position: int, index: int) -> NoReturn:
-        self.position = position
-        raise UnsafeInput(
-            "memo index larger than the pickle", expected=f"at most {len(self.data)}", found=index
-        )
 
     def _cut(self, start: int, stop: int, size: int) -> NoReturn:
         self.position = min(start, size)
