@@ -12,6 +12,7 @@ from typing import Any
 
 # Longest text that `str` of a node shows.
 MAX_TEXT = 120
+_NOT_GIVEN: dict[str, Any] = {"cls": None, "args": (), "odd": (), "state": None}
 
 
 class Global:
@@ -90,12 +91,21 @@ class Dict(dict):
     state: what BUILD gave, for a state dict {"_metadata": ...}.
     """
 
-    cls: Global | None = None
-    args: tuple = ()
-    odd: list[tuple[Any, Any]] | tuple = ()
-    state: Any = None
-
+    # A torch file has an empty OrderedDict for each tensor: what is not given takes no memory.
+    __slots__ = ("args", "cls", "odd", "state")
     __hash__ = None
+
+    cls: Global | None
+    args: tuple
+    odd: list[tuple[Any, Any]] | tuple
+    state: Any
+
+    def __getattr__(self, name: str) -> Any:
+        """What an attribute is that was never given."""
+        try:
+            return _NOT_GIVEN[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """Every (key, value): those with plain keys in stored order, then the odd ones."""
