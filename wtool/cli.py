@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -33,6 +35,11 @@ _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "ker
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
+
+
+class _Terminated(BaseException):
+    """Somebody asked the process to end: what is half written is removed on the way out."""
 
 
 class _Commands(click.Group):
@@ -114,6 +121,9 @@ def run(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         return EXIT_INTERRUPTED
+    except _Terminated:
+        _say("terminated")
+        return EXIT_TERMINATED
     except (BrokenPipeError, SystemExit):
         # The reader of our pipe left (click turns that into SystemExit, and nothing else); keep the
         # interpreter from flushing into it once more.
@@ -134,7 +144,14 @@ def main() -> None:
     """Entry point of the `wtool` script."""
     # A command lives for one answer: searching 100,000 live tensors for cycles only costs time.
     gc.set_threshold(200_000, 20, 100)
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run())
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # Once: a second signal must not stop the cleaning up.
+    signal.signal(number, signal.SIG_IGN)
+    raise _Terminated
 
 
 def _trace() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.errors import UnsupportedError, UsageError, shorten
@@ -12,6 +12,9 @@ from wtool.errors import UnsupportedError, UsageError, shorten
 COPIES = ("optimizer", "ema", "other")
 # What TensorFlow appends to the name of a variable for its moving average.
 _SHADOW_LEAVES = frozenset(("ExponentialMovingAverage", "ema", "EMA", "shadow"))
+
+# Modules that only hold the model, which one of the two copies may have and the other not.
+_WRAPPERS = frozenset(("module", "model", "state_dict", "ema_model", "shadow", "net", "_orig_mod"))
 
 
 def with_tensors(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> Checkpoint:
@@ -62,11 +65,11 @@ def averaged(checkpoint: Checkpoint) -> Checkpoint:
     if not model:
         model = _without_common_prefix(copies)
         return dataclasses.replace(with_tensors(checkpoint, model.values()), extras={})
-    by_suffix = _by_joined_suffix(model)
+    by_core = _by_core(model)
     chosen = dict(model)
     strangers = []
     for copy in copies:
-        name = _counterpart(copy.name, model, by_suffix)
+        name = _counterpart(copy.name, model, by_core)
         if name is not None and copy.shape == model[name].shape:
             chosen[name] = renamed(copy, name)
             chosen[name].role = model[name].role
@@ -82,32 +85,40 @@ def averaged(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(with_tensors(checkpoint, chosen.values()), extras={})
 
 
-def _counterpart(name: str, model: dict[str, Tensor], by_suffix: dict[str, str]) -> str | None:
+def _counterpart(name: str, model: dict[str, Tensor], by_core: dict[str, str]) -> str | None:
     """The model's tensor that `name` is the average of: `conv/kernel/ExponentialMovingAverage`,
-    `ema.conv.weight`, `module.ema.module.conv.weight`, or `model_ema.convweight`."""
+    `ema.conv.weight`, `ema.module.conv.weight`, or `model_ema.convweight`."""
     variable, slash, leaf = name.rpartition("/")
     if slash and leaf in _SHADOW_LEAVES and variable in model:
         return variable
-    rest = name
-    while rest:
-        if rest in model:
-            return rest
-        found = by_suffix.get(rest)
+    # The first component is the name of the branch, whatever it is.
+    rest = name.partition(".")[2]
+    if rest in model:
+        return rest
+    for core in _cores(rest):
+        found = by_core.get(core.replace(".", ""))
         if found:
             return found
-        rest = rest.partition(".")[2]
     return None
 
 
-def _by_joined_suffix(model: dict[str, Tensor]) -> dict[str, str]:
-    """Names from each of their components on, dots left out -> the name; "" where two agree."""
+def _by_core(model: dict[str, Tensor]) -> dict[str, str]:
+    """Names without wrappers and without dots -> the name; "" where two agree."""
     found: dict[str, str] = {}
     for name in model:
-        parts = name.split(".")
-        for start in range(min(len(parts), 4)):
-            joined = "".join(parts[start:])
+        for core in _cores(name):
+            joined = core.replace(".", "")
             found[joined] = "" if found.get(joined, name) != name else name
     return found
+
+
+def _cores(name: str) -> Iterator[str]:
+    """The name, and the name without each of the wrappers in front of it."""
+    yield name
+    first, dot, rest = name.partition(".")
+    while dot and first in _WRAPPERS:
+        yield rest
+        first, dot, rest = rest.partition(".")
 
 
 def _without_common_prefix(tensors: list[Tensor]) -> dict[str, Tensor]:

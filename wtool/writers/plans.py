@@ -152,8 +152,17 @@ def is_module_versions(name: str) -> bool:
 
 
 def carried_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """The text that somebody wrote into the source, without what describes its container."""
-    return {name: text for name, text in checkpoint.metadata.items() if name not in CONTAINER_FACTS}
+    """The text that somebody wrote into the source, without what describes its container.
+
+    Ties that the source records, {removed: kept}, are tensors of the checkpoint now; each writer
+    finds them anew.
+    """
+    tensors = checkpoint.tensors
+    return {
+        name: text
+        for name, text in checkpoint.metadata.items()
+        if name not in CONTAINER_FACTS and not (name in tensors and text in tensors)
+    }
 
 
 def metadata_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
