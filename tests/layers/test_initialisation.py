@@ -234,3 +234,18 @@ def test_recurrent_weights_orthogonal_gate_by_gate_are_orthogonal():
     }
     checkpoint = in_memory(arrays, "torch zip")
     assert judge(checkpoint["rnn.weight_hh_l0"], checkpoint).verdict == "fresh: orthogonal"
+
+
+def test_the_output_projection_of_an_attention_was_trained_with_its_inputs():
+    rng = np.random.default_rng(3)
+    arrays = {
+        "att.out_proj.weight": rng.normal(0, 32**-0.5, (32, 32)).astype(np.float32),
+        "att.in_proj_weight": rng.uniform(-0.2, 0.2, (96, 32)).astype(np.float32),
+        "att.in_proj_bias": np.linspace(-0.3, 0.5, 96, dtype=np.float32) ** 3,
+    }
+    verdicts = {t.name: j.verdict for t, j in judge_all(in_memory(arrays, "torch zip"))}
+    assert list(verdicts) == list(arrays)
+    assert verdicts["att.out_proj.weight"] == "trained"
+    fresh = {**arrays, "att.in_proj_bias": np.zeros(96, np.float32)}
+    verdicts = {t.name: j.verdict for t, j in judge_all(in_memory(fresh, "torch zip"))}
+    assert verdicts["att.out_proj.weight"].startswith("fresh: ")

@@ -51,9 +51,18 @@ def agree(judged: Iterable[tuple[Tensor, Judgement]]) -> list[tuple[Tensor, Judg
     looks; so were the other weights of a recurrent or attention layer. A bias has too few values to
     show that it was not trained: a random one is fresh only beside a fresh weight.
     """
+    judged = list(judged)
+    modules = [split_leaf(tensor.name)[0] for tensor, _ in judged]
+    attentions = {
+        module
+        for module, (tensor, _) in zip(modules, judged, strict=True)
+        if split_leaf(tensor.name)[1].startswith("in_proj_")
+    }
     layers: dict[str, list[tuple[Tensor, Judgement]]] = {}
-    for tensor, judgement in judged:
-        layers.setdefault(split_leaf(tensor.name)[0], []).append((tensor, judgement))
+    for module, pair in zip(modules, judged, strict=True):
+        # torch's MultiheadAttention is one layer, its output projection included.
+        whole = module.removesuffix(".out_proj")
+        layers.setdefault(whole if whole in attentions else module, []).append(pair)
     answer: dict[str, Judgement] = {}
     for members in layers.values():
         evidence = _trained_member(members)
@@ -68,7 +77,7 @@ def agree(judged: Iterable[tuple[Tensor, Judgement]]) -> list[tuple[Tensor, Judg
                     reason = "its weight is not fresh"
                     judgement = replace(judgement, verdict="undecided", reason=reason)
             answer[tensor.name] = judgement
-    return [(tensor, answer[tensor.name]) for members in layers.values() for tensor, _ in members]
+    return [(tensor, answer[tensor.name]) for tensor, _ in judged]
 
 
 def _trained_member(members: list[tuple[Tensor, Judgement]]) -> Tensor | None:
