@@ -24,6 +24,7 @@ _COLUMNS = (
     Column("expected"),
     Column("found"),
     Column("max_abs"),
+    Column("fails", hidden=True),
     Column("expected_digest", hidden=True),
     Column("found_digest", hidden=True),
 )

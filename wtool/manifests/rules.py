@@ -64,8 +64,13 @@ def is_buffer(tensor: Tensor) -> bool:
 
 
 def model_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of the model itself: neither optimizer state nor EMA copies, in stored order."""
-    return {tensor.name: tensor for tensor in checkpoint if tensor.role in _MODEL_ROLES}
+    """The tensors of the model itself, in stored order: no optimizer state, EMA copy, random state.
+    """
+    return {
+        tensor.name: tensor
+        for tensor in checkpoint
+        if tensor.role in _MODEL_ROLES and not tensor.name.endswith(_RANDOM_STATE)
+    }
 
 
 def decide(checkpoint: Checkpoint, rules: Sequence[Rule], match: Match) -> Decision:
@@ -154,9 +159,8 @@ def _buffer_states(
         if name in states:
             continue
         of_layer = by_layer.get(tensor.layer, {decision.default})
-        state = "trained" if of_layer == {"trained"} else "frozen"
-        if name.endswith(_RANDOM_STATE) or name in decision.replaceable:
-            state = "trained"
+        whole = of_layer == {"trained"} or name in decision.replaceable
+        state = "trained" if whole else "frozen"
         found[name] = spoken.get(name, state)
     return found
 
