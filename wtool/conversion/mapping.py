@@ -1,0 +1,315 @@
+"""Mapping files: TOML that says how the tensors of two frameworks become each other.
+
+    [mapping]            name, schema = 1, a and b = { framework, sep }, notes
+    [const]              numbers that no weight file says: heads, channels before Flatten
+    [[layer]]            kind, a, b, options of the kind: expands by the table of layers
+    [[rule]]             a, b (a name or a list), op = [...], lossy = "..."
+    [[tied]]             side, name, same_as: compared before it is dropped, made on the way back
+    [[ignore]]           side, name, reason
+    [[make]]             side, name, reason, dtype, shape, value or values, or from_template = true
+
+A file is read whole or refused with the line and the rule that is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from typing import Any, TypeVar
+
+from wtool.conversion.layer_blocks import expand_layer
+from wtool.conversion.operation_text import Constant, parse_operations
+from wtool.conversion.operations import invert_all
+from wtool.conversion.rules import (
+    FRAMEWORKS,
+    Block,
+    Ignored,
+    Made,
+    Mapping,
+    Part,
+    Side,
+    SideName,
+    Tied,
+)
+from wtool.conversion.templates import Template, link
+from wtool.dtypes import DTYPES
+from wtool.errors import MalformedInput, UnsafeInput
+from wtool.sources import FileSource, read_bytes
+
+SCHEMA = 1
+MAX_BYTES = 16 << 20
+MAX_ELEMENTS = 1 << 20
+_TABLES = ("mapping", "const", "layer", "rule", "tied", "ignore", "make")
+_T = TypeVar("_T")
+
+
+def read_mapping(
+    path: str | os.PathLike[str], *, constants: Dict[str, Constant] | None = None
+) -> Mapping:
+    """The mapping of a file; constants: take the place of those under [const].
+
+    Raises MissingInput, or MalformedInput with the line and the rule.
+    """
+    source = FileSource(path)
+    if source.size > MAX_BYTES:
+        raise UnsafeInput(
+            "mapping file too large", path=path, expected=f"at most {MAX_BYTES}", found=source.size
+        )
+    data = bytes(read_bytes(source, 0, source.size))
+    source.close()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedInput("mapping file is not UTF-8", path=path, offset=error.start) from error
+    return parse_mapping(text, path=os.fspath(path), constants=constants)
+
+
+def parse_mapping(
+    text: str, *, path: str = "", constants: Dict[str, Constant] | None = None
+) -> Mapping:
+    """The mapping that `text` is; path: what errors call it. See `read_mapping`."""
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise MalformedInput(f"not TOML: {error}".lower(), path=path or None) from error
+    try:
+        return _Loader(text, tables, path, constants or {}).load()
+    except MalformedInput as error:
+        raise error.locate(path=path or None) from error.__cause__
+
+
+class _Loader:
+    """One file's tables, with the lines they begin at."""
+
+    def __init__(
+        self, text: str, tables: dict[str, Any], path: str, constants: Dict[str, Constant]
+    ) -> None:
+        self.tables = tables
+        self.path = path
+        self.lines = _header_lines(text)
+        self.constants: dict[str, Constant] = {}
+        self.sides: dict[SideName, Side] = {}
+        self.overrides = constants
+
+    def load(self) -> Mapping:
+        unknown = sorted(set(self.tables) - set(_TABLES))
+        if unknown:
+            raise MalformedInput(f"no table '{unknown[0]}'", expected=", ".join(_TABLES))
+        head = self._table("mapping")
+        self._check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "source"})
+        if head.get("schema", SCHEMA) != SCHEMA:
+            raise MalformedInput("unknown schema", expected=SCHEMA, found=head["schema"])
+        self.sides = {"a": self._side(head["a"], "a"), "b": self._side(head["b"], "b")}
+        self._read_constants()
+        blocks = [
+            *self._each("layer", self._layer),
+            *(block for pair in self._each("rule", self._rule) for block in pair),
+        ]
+        if not blocks:
+            raise MalformedInput("mapping has no [[layer]] and no [[rule]]")
+        return Mapping(
+            str(head["name"]),
+            self.sides,
+            tuple(blocks),
+            tuple(self._each("tied", self._tied)),
+            tuple(self._each("ignore", self._ignored)),
+            tuple(self._each("make", self._made)),
+            tuple(self._texts(head.get("notes", []), "notes")),
+            dict(self.constants),
+            self.path,
+        )
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.tables.get(name, {})
+        if not isinstance(table, dict):
+            raise MalformedInput(f"[{name}] is written once, in single brackets")
+        return table
+
+    def _side(self, given: Any, side: SideName) -> Side:
+        if not isinstance(given, dict) or given.get("framework") not in FRAMEWORKS:
+            raise MalformedInput(
+                f"[mapping] {side} names no framework",
+                expected=f"{{ framework = ... }} of {', '.join(FRAMEWORKS)}",
+            )
+        self._check_keys(given, f"mapping] [{side}", {"framework"}, {"sep"})
+        separator = given.get("sep", FRAMEWORKS[given["framework"]])
+        if separator not in (".", "/"):
+            raise MalformedInput(f"[mapping] {side} sep", expected="'.' or '/'", found=separator)
+        return Side(given["framework"], separator)
+
+    def _read_constants(self) -> None:
+        stated = self._table("const")
+        for name, value in {**stated, **self.overrides}.items():
+            items = list(value) if isinstance(value, list | tuple) else [value]
+            if not items or not all(type(item) in (int, float) for item in items):
+                raise MalformedInput(f"constant '{name}' is a number or a list of them")
+            self.constants[name] = value
+
+    def _each(self, table: str, read: Callable[[dict[str, Any], str], _T]) -> list[_T]:
+        """`read` of every block of a table; errors say which one, and its line."""
+        rows = self.tables.get(table, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise MalformedInput(f"[[{table}]] is a list of tables, in double brackets")
+        made = []
+        for index, row in enumerate(rows):
+            lines = self.lines.get(table, [])
+            line = f"line {lines[index]}" if index < len(lines) else f"number {index + 1}"
+            label = f"[[{table}]] at {line}"
+            try:
+                made.append(read(row, label))
+            except MalformedInput as error:
+                error.message = f"{label}: {error.message}"
+                raise
+        return made
+
+    def _layer(self, row: dict[str, Any], label: str) -> Block:
+        self._check_keys(row, "layer", {"kind", "a", "b"}, None)
+        fixed = {"kind", "a", "b", "lossy", "evidence", "note"}
+        block = expand_layer(
+            row["kind"],
+            {"a": self._texts(row["a"], "a"), "b": self._texts(row["b"], "b")},
+            self.sides,
+            options={k: v for k, v in row.items() if k not in fixed},
+            constants=self.constants,
+            label=f"{label} ({row['kind']})",
+            evidence=str(row.get("evidence", "mapping")),
+        )
+        self._check_lossy(row, block, declared_by_kind=True)
+        return block
+
+    def _rule(self, row: dict[str, Any], label: str) -> list[Block]:
+        self._check_keys(
+            row, "rule", {"a", "b"}, {"op", "lossy", "evidence", "note", "optional", "reverse"}
+        )
+        texts: dict[SideName, list[str]] = {
+            "a": self._texts(row["a"], "a"),
+            "b": self._texts(row["b"], "b"),
+        }
+        names = link(texts, {side: self.sides[side].separator for side in texts})
+        forward = parse_operations(self._texts(row.get("op", []), "op"), self.constants)
+        backward = None if row.get("reverse") is False else invert_all(forward)
+        if backward is None and row.get("reverse") is not False:
+            raise MalformedInput(
+                f"op = {[op.text for op in forward]} cannot be undone",
+                hint="give the sizes (flatten FIRST LAST of SIZE...), or say reverse = false",
+            )
+        part = Part(
+            "tensor",
+            names,
+            {"b": forward, "a": backward},
+            required=row.get("optional") is not True,
+        )
+        block = Block(label, "rule", (part,), str(row.get("evidence", "mapping")))
+        self._check_lossy(row, block, declared_by_kind=False)
+        return [block]
+
+    def _check_lossy(self, row: dict[str, Any], block: Block, *, declared_by_kind: bool) -> None:
+        """What a rule loses is declared; what is declared is lost."""
+        sides: tuple[SideName, ...] = ("a", "b")
+        lost = {
+            word
+            for part in block.parts
+            for side in sides
+            for word in part.lossy(side).split(", ")
+            if word
+        }
+        declared = {word.strip() for word in str(row.get("lossy", "")).split(",") if word.strip()}
+        if declared - lost:
+            raise MalformedInput(
+                "declares a loss that its operations do not have",
+                expected=", ".join(sorted(lost)) or "none",
+                found=", ".join(sorted(declared)),
+            )
+        if lost - declared and not declared_by_kind:
+            raise MalformedInput(
+                f"loses {', '.join(sorted(lost))} and does not declare it",
+                hint=f'add lossy = "{", ".join(sorted(lost))}"',
+            )
+
+    def _tied(self, row: dict[str, Any], label: str) -> Tied:
+        self._check_keys(row, "tied", {"side", "name", "same_as"}, {"reason"})
+        side = self._side_name(row)
+        name, same_as = self._templates(side, [row["name"], row["same_as"]])
+        return Tied(label, side, name, same_as)
+
+    def _ignored(self, row: dict[str, Any], label: str) -> Ignored:
+        self._check_keys(row, "ignore", {"side", "name", "reason"}, set())
+        side = self._side_name(row)
+        (name,) = self._templates(side, [row["name"]])
+        return Ignored(label, side, name, str(row["reason"]))
+
+    def _made(self, row: dict[str, Any], label: str) -> Made:
+        optional = {"dtype", "shape", "value", "values", "from_template"}
+        self._check_keys(row, "make", {"side", "name", "reason"}, optional)
+        if ("value" in row) + ("values" in row) + (row.get("from_template") is True) != 1:
+            raise MalformedInput("says one of value, values and from_template = true")
+        (name,) = self._templates(self._side_name(row), [row["name"]])
+        if name.literal is None:
+            raise MalformedInput("makes one tensor, with one name", found=row["name"])
+        shape = row.get("shape", [])
+        values = [row["value"]] if "value" in row else row.get("values")
+        dtype = row.get("dtype", "float32")
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise MalformedInput("shape is a list of sizes", found=shape)
+        if dtype not in DTYPES or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
+            raise MalformedInput("no such type of numbers", found=dtype)
+        count = 1
+        for size in shape:
+            count *= size
+        if values is not None and (
+            not isinstance(values, list)
+            or not all(isinstance(v, int | float) for v in values)
+            or len(values) not in (1, count)
+            or count > MAX_ELEMENTS
+        ):
+            raise MalformedInput(f"values are {count} numbers, or one for all")
+        return Made(
+            label,
+            self._side_name(row),
+            name.literal,
+            str(row["reason"]),
+            dtype,
+            tuple(shape),
+            None if values is None else tuple(float(v) for v in values),
+        )
+
+    def _templates(self, side: SideName, texts: list[Any]) -> tuple[Template, ...]:
+        return link({side: self._texts(texts, "name")}, {side: self.sides[side].separator})[side]
+
+    def _side_name(self, row: dict[str, Any]) -> SideName:
+        if row["side"] not in ("a", "b"):
+            raise MalformedInput("side is 'a' or 'b'", found=row["side"])
+        return "a" if row["side"] == "a" else "b"
+
+    def _texts(self, value: Any, what: str) -> list[str]:
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in items):
+            raise MalformedInput(f"{what} is a text or a list of texts")
+        return items
+
+    def _check_keys(
+        self, row: dict[str, Any], table: str, needed: set[str], optional: set[str] | None
+    ) -> None:
+        missing = sorted(needed - set(row))
+        if missing:
+            raise MalformedInput(f"[{table}] lacks '{missing[0]}'")
+        if optional is not None:
+            unknown = sorted(set(row) - needed - optional)
+            if unknown:
+                raise MalformedInput(
+                    f"[{table}] has no key '{unknown[0]}'",
+                    expected=", ".join(sorted(needed | optional)),
+                )
+
+
+def _header_lines(text: str) -> dict[str, list[int]]:
+    """Line numbers, from 1, of the headers of each list of tables; tomllib keeps none."""
+    lines: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[\s*(\w+)\s*\]\]", line)
+        if header:
+            lines.setdefault(header.group(1), []).append(number)
+    return lines
