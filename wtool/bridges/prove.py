@@ -65,7 +65,7 @@ def main() -> None:
             break
         _judge(opened, claim, _blocks(stream), findings)
     if claim["complete"]:
-        for name in sorted(map(str, opened.names - findings.seen))[:MAX_FAULTS]:
+        for name in sorted(map(_shown, opened.names - findings.seen))[:MAX_FAULTS]:
             findings.faults.append(f"'{name}' is in the file, and should not be")
     answer.write(
         json.dumps(
@@ -78,6 +78,10 @@ def main() -> None:
         )
     )
     answer.close()
+
+
+def _shown(name: str | tuple[str, ...]) -> str:
+    return name if isinstance(name, str) else ".".join(name)
 
 
 def _message(stream: IO[bytes]) -> dict[str, Any]:
@@ -96,13 +100,13 @@ def _judge(
 ) -> None:
     """Compare one tensor; takes all its blocks from the stream."""
     name = opened.take(claim)
+    findings.seen.add(name)
     fault = None
     if name not in opened.names:
         fault = "is not in the file"
     elif opened.shape(name) != tuple(claim["shape"]):
         fault = f"has shape {list(opened.shape(name))}, not {claim['shape']}"
     if fault is None:
-        findings.seen.add(name)
         values = opened.fetch(name, DTYPES[claim["written"]])
         if claim["bound"] is None:
             fault = _differs(values, blocks)
