@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": JUDGING,
     # A manifest is JSON from anywhere: it is parsed by the strict reader.
     "manifests": JUDGING | {"encodings"},
-    "checks": JUDGING,
+    "checks": JUDGING | {"encodings", "dialects"},
     "bridges": {"manifests", "checkpoint", "dtypes", "errors"},
     "render": {"report", "errors"},
 }

@@ -14,6 +14,7 @@ Unknown tables and keys are refused: a typing error must not pass for a clean re
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import tomllib
@@ -68,6 +69,13 @@ _TABLES = {
     "require": ("metadata", "tensors", "manifest"),
     "forbid": ("tensors",),
 }
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a glob matches the whole name, or a regular expression after "re:" any part of it."""
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    return fnmatch.fnmatchcase(name, pattern)
 
 
 def read_policy(path: str) -> Policy:
@@ -131,8 +139,8 @@ def _policy(document: Mapping[str, Any], path: str) -> Policy:
             None,
         ),
         metadata=_texts(require, "require", "metadata"),
-        required=_texts(require, "require", "tensors"),
-        forbidden=_texts(tables.get("forbid", {}), "forbid", "tensors"),
+        required=_patterns(require, "require"),
+        forbidden=_patterns(tables.get("forbid", {}), "forbid"),
         manifest=manifest,
     )
 
@@ -180,6 +188,16 @@ def _texts(table: Mapping[str, Any], name: str, key: str) -> tuple[str, ...]:
     if type(value) is not list or any(type(item) is not str for item in value):
         raise UsageError(f"policy: {name}.{key} is not a list of texts")
     return tuple(value)
+
+
+def _patterns(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    patterns = _texts(table, name, "tensors")
+    for pattern in patterns:
+        try:
+            re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+        except re.error as error:
+            raise UsageError(f"policy: bad pattern '{pattern}': {error}") from error
+    return patterns
 
 
 def _one_of(value: Any, name: str, choices: tuple[str, ...]) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wtool.checks import SEVERITIES, Finding, Rule, rules
-from wtool.checks.policy import Policy
+from wtool.checks.policy import Policy, name_matches
 from wtool.errors import UsageError, WtoolError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def accepted(policy: Policy, rule: Rule, finding: Finding) -> str | None:
     for entry in policy.suppress:
         if entry.rule != rule.code:
             continue
-        if entry.tensor is None or fnmatch.fnmatchcase(finding.tensor or "", entry.tensor):
+        if entry.tensor is None or name_matches(entry.tensor, finding.tensor or ""):
             return entry.reason
     return None
 

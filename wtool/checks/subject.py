@@ -55,17 +55,19 @@ class Subject:
     """A model under check.
 
     open_model: opens another file (a twin, a shard) as the model itself was opened.
-    verify: says in one line each what a manifest finds wrong; None where that is not available.
+    verify: (tensor, what is wrong) of all that a manifest finds; the rooms of the rules and of the
+    manifests do not know each other.
     config: the plain values of the `config.json` beside the model, by their own keys.
     """
 
     checkpoint: Checkpoint
     policy: Policy = field(default_factory=Policy)
     open_model: Callable[[str], Checkpoint] | None = None
-    verify: Callable[[Checkpoint, str], list[str]] | None = None
+    verify: Callable[[Checkpoint, str], list[tuple[str | None, str]]] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     jobs: int | None = None
     progress: Callable[[int, int], None] | None = None
+    _shards: list[tuple[str, Checkpoint]] | None = None
 
     @cached_property
     def owners(self) -> list[Tensor]:
@@ -92,6 +94,16 @@ class Subject:
         for index, measured in measure(work, jobs=self.jobs, progress=advance):
             found[index] = summarise(measured)
         return {tensor.name: found[index] for index, tensor in enumerate(work)}
+
+    def parts(self) -> Iterator[tuple[str, Checkpoint]]:
+        """(path, what it holds) of each weight file: the model itself where it is one file."""
+        files = self.checkpoint.files
+        if self.checkpoint.format != "sharded" or self.open_model is None:
+            yield (files[0] if files else self.checkpoint.path), self.checkpoint
+            return
+        if self._shards is None:
+            self._shards = [(path, self.open_model(path)) for path in files[1:]]
+        yield from self._shards
 
     def measured(self, *roles: str) -> Iterator[tuple[Tensor, Facts]]:
         """(tensor, facts) of the tensors of these roles (of all roles where none is given)."""

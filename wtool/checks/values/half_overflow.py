@@ -5,7 +5,7 @@ Why it is bad: who loads the model in half precision gets infinity there, and Na
 Example: `text_model.final_layer_norm.weight` reaches 70,144; float16 ends at 65,504.
 
 How to mend it: publish a bfloat16 file beside it, or keep this tensor in float32 when casting
-(`wtool cast --rule`); the model's documentation should say so.
+(`wtool cast --keep`); the model's documentation should say so.
 """
 
 from __future__ import annotations

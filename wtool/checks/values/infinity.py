@@ -5,8 +5,8 @@ narrower type overflowed, or training diverged.
 
 Example: `fc.weight` has 2 infinite values, the first at 3, 17, after a cast to float16.
 
-How to mend it: cast again from the wider file, keeping this tensor wide or clamping it
-(`wtool cast` says which values do not fit); else restore it from an earlier checkpoint.
+How to mend it: cast again from the wider file, keeping this tensor wide or clamping it (`wtool cast
+--keep`, `--on-overflow clamp`); else restore it from an earlier checkpoint.
 
 In a buffer infinity can be meant (a mask, the start of a quantisation observer): a note there.
 """

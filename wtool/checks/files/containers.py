@@ -1,0 +1,98 @@
+"""What the file rules need of containers: zip directories, texts, the storages that a pickle names.
+
+Everything walked here comes from the file: walks are iterative, counted and see a container once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from wtool.encodings.pickle_nodes import Call, Dict, Persistent
+from wtool.encodings.zip_directory import ZipDirectory, read_directory
+from wtool.extents import Extent, Strided, Tiled
+from wtool.sources import FileSource, read_bytes
+
+if TYPE_CHECKING:
+    from wtool.checkpoint import Checkpoint
+    from wtool.checks.subject import Subject
+
+MAX_NODES = 1_000_000
+MAX_TEXT = 1 << 20
+TORCH_ZIPS = ("torch-zip", "torchscript", "torch-export")
+# Formats whose pickle torch.load reads.
+LOADED_BY_TORCH = ("torch-zip", "torch-legacy", "torch-tar")
+
+
+def zip_files(subject: Subject) -> Iterator[tuple[str, Checkpoint, ZipDirectory]]:
+    """(path, what it holds, its directory) of each file of the model that is a zip file."""
+    for path, checkpoint in subject.parts():
+        if not os.path.isfile(path):
+            continue
+        source = FileSource(path)
+        if source.size >= 4 and bytes(read_bytes(source, 0, 4)) == b"PK\3\4":
+            yield path, checkpoint, read_directory(source)
+
+
+def strided(extent: Extent) -> Iterator[Strided]:
+    """The raw extents that a tensor is made of; none where its values are computed."""
+    if isinstance(extent, Strided):
+        yield extent
+    elif isinstance(extent, Tiled):
+        for _, piece in extent.pieces:
+            yield from strided(piece)
+
+
+def walk(*roots: Any) -> Iterator[Any]:
+    """Every node of a pickle below `roots`, each container once, at most MAX_NODES of them."""
+    pending = list(roots)
+    seen: set[int] = set()
+    for _ in range(MAX_NODES):
+        if not pending:
+            return
+        node = pending.pop()
+        if isinstance(node, list | tuple | dict | Call | Persistent):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+        yield node
+        if isinstance(node, Dict):
+            for key, value in node.pairs():
+                pending += (value, key)
+            pending += (node.state, node.args)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                pending += (value, key)
+        elif isinstance(node, list | tuple):
+            pending.extend(node)
+        elif isinstance(node, Call):
+            pending += (node.args, node.state, node.items, node.pairs, node.kwargs, node.function)
+        elif isinstance(node, Persistent):
+            pending.append(node.id)
+
+
+def texts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """(where, text) of all texts that are not names of tensors: metadata, and values of a pickle.
+
+    A dictionary's entry is named by its key. Texts are cut at MAX_TEXT characters.
+    """
+    for key, text in checkpoint.metadata.items():
+        yield key, text[:MAX_TEXT]
+    for key, value in checkpoint.extras.items():
+        for node in walk(value):
+            text = as_text(node)
+            if text:
+                yield key, text
+
+
+def as_text(node: Any) -> str:
+    """A node's text, "" where it is none; bytes are taken as Latin-1, paths as joined parts."""
+    if isinstance(node, str):
+        return str(node[:MAX_TEXT])
+    if isinstance(node, bytes | bytearray):
+        return bytes(node[:MAX_TEXT]).decode("latin-1")
+    if isinstance(node, Call) and node.full.startswith("pathlib."):
+        parts = [part for part in node.args if isinstance(part, str)]
+        return "/".join(part.rstrip("/") for part in parts)[:MAX_TEXT]
+    return ""

@@ -1,0 +1,84 @@
+"""A stored checksum does not match the bytes.
+
+Why it is bad: bytes changed after the file was written: a bad disk, a broken transfer, an editor.
+torch and NumPy do not look; TensorFlow refuses the tensor.
+
+Example: the CRC of `archive/data/3` is 0x5d1e07c2, the file says 0x5d1e07c3.
+
+How to mend it: fetch the file again from its source and compare its SHA-256.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from wtool.checks import Finding, Rule
+from wtool.checks.files.containers import zip_files
+from wtool.checks.subject import Subject
+from wtool.dialects.tf_extents import check_stored
+from wtool.errors import MalformedInput
+
+if TYPE_CHECKING:
+    from wtool.encodings.zip_directory import Member, ZipDirectory
+    from wtool.extents import Extent
+
+BLOCK = 1 << 20
+
+
+def find(subject: Subject) -> Iterator[Finding]:
+    """A finding for each damaged member of a zip file or tensor of a TensorFlow bundle."""
+    with ThreadPoolExecutor(subject.jobs or os.cpu_count() or 1) as pool:
+        for path, _, directory in zip_files(subject):
+            members = [m for m in directory.members.values() if m.crc]
+            found = pool.map(lambda m, d=directory: checksum(d, m), members)
+            for member, crc in zip(members, found, strict=True):
+                if crc != member.crc:
+                    yield Finding(
+                        f"CRC of '{member.name}' is {crc:#010x}, the directory says "
+                        f"{member.crc:#010x}",
+                        value=f"{crc:#010x}",
+                        file=path,
+                    )
+        tensors = list(subject.checkpoint) if subject.checkpoint.format == "tensorflow" else []
+        faults = pool.map(lambda tensor: _fault(tensor.extent), tensors)
+        for tensor, fault in zip(tensors, faults, strict=True):
+            if fault is not None:
+                yield Finding(
+                    f"{fault.message}: {fault.found}, the index says {fault.expected}",
+                    tensor.name,
+                    file=fault.path,
+                )
+
+
+def checksum(directory: ZipDirectory, member: Member) -> int:
+    """CRC-32 of a member's bytes, inflated where they are deflated."""
+    source = directory.open(member)
+    buffer = memoryview(bytearray(min(BLOCK, max(1, member.nbytes))))
+    crc = 0
+    for start in range(0, member.nbytes, BLOCK):
+        piece = buffer[: min(BLOCK, member.nbytes - start)]
+        source.read_into(start, piece)
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _fault(extent: Extent) -> MalformedInput | None:
+    try:
+        check_stored(extent)
+    except MalformedInput as error:
+        return error
+    return None
+
+
+RULE = Rule(
+    "WT047",
+    "wrong-checksum",
+    "error",
+    "fetch the file again from its source",
+    find,
+    __doc__,
+)
