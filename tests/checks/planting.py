@@ -43,7 +43,7 @@ def write(model: Mapping[str, np.ndarray], path: Path, **metadata: str) -> str:
     from safetensors.numpy import save_file
 
     save_file(
-        {name: np.ascontiguousarray(value) for name, value in model.items()},
+        {name: np.asarray(value, order="C") for name, value in model.items()},
         path,
         metadata={"format": "pt", **metadata},
     )

@@ -20,7 +20,7 @@ from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Dict
 
 _HOME = re.compile(
-    r"(?:/home/|/Users/|[A-Za-z]:\\(?:Users|Documents and Settings)\\)([\w.-]{1,64})"
+    r"(?<![\w.:/-])(?:/home/|/Users/|[A-Za-z]:\\(?:Users|Documents and Settings)\\)([\w.-]{1,64})"
 )
 _MAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+\b")
 _KEY = re.compile(
