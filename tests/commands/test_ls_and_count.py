@@ -1,7 +1,11 @@
 """`ls` and `count` on checkpoints built by hand: every column, ties once, roles apart."""
 
+import pathlib
+import pickle
+
 import numpy as np
 import pytest
+import torch
 
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.commands.count import count
@@ -10,6 +14,7 @@ from wtool.commands.selection import choose
 from wtool.dtypes import DTYPES
 from wtool.errors import UsageError
 from wtool.extents import Strided
+from wtool.formats import open_checkpoint
 from wtool.sources import BytesSource
 
 
@@ -60,6 +65,46 @@ def test_ls_rows_hold_every_column(checkpoint):
     }
     assert report.footer == ["test: 9 tensors, 1 tied, 128 elements, 458 B"]
     assert report.notes == ("a note",)
+
+
+def test_globals_are_counted_and_judged_as_weights_only_judges_them():
+    mentioned = {"torch.FloatStorage": 7, "os.system": 2, "collections.OrderedDict": 3}
+    report = ls(build("x.pth", "test", [], globals=mentioned), globals=True)
+    assert report.rows == [
+        {"global": "collections.OrderedDict", "times": 3, "weights_only": "allowed"},
+        {"global": "os.system", "times": 2, "weights_only": "refused"},
+        {"global": "torch.FloatStorage", "times": 7, "weights_only": "allowed"},
+    ]
+    assert report.totals == {"globals": 3, "refused": 1}
+
+
+def test_globals_of_a_real_file_are_those_of_pickletools(tmp_path):
+    """The counts are of what the file mentions: names in its pickle, and each time they are got."""
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(2), "b": torch.ones(3), "at": pathlib.PurePosixPath("x")}, path)
+    rows = {row["global"]: row for row in ls(open_checkpoint(path), globals=True).rows}
+    with pytest.raises(pickle.UnpicklingError, match="PurePosixPath"):
+        torch.load(path, weights_only=True)
+    assert {name for name, row in rows.items() if row["weights_only"] == "refused"} == {
+        "pathlib.PurePosixPath"
+    }
+    assert {name: row["times"] for name, row in rows.items()} == {
+        "torch._utils._rebuild_tensor_v2": 2,
+        "torch.FloatStorage": 2,
+        "collections.OrderedDict": 2,
+        "pathlib.PurePosixPath": 1,
+    }
+
+
+def test_extras_are_the_values_that_are_no_tensors():
+    extras = {"epoch": 3, "lr": 0.5, "done": True, "none": None, "list": [1, 2], "long": "x" * 300}
+    model = build("x.pth", "test", [], metadata={"version": "3"}, extras=extras)
+    report = ls(model, extras=True)
+    assert {row["name"]: row["value"] for row in report.rows} == {
+        "version": "3", "epoch": 3, "lr": 0.5, "done": True, "none": None, "list": "[1, 2]",
+        "long": "x" * 300,
+    }  # fmt: skip
+    assert report.totals == {"values": 7}
 
 
 def test_count_tells_parameters_from_the_rest_and_counts_ties_once(checkpoint):

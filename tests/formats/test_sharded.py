@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from wtool.errors import InputError, MalformedInput, MissingInput, UnsafeInput, UsageError
 from wtool.formats import Probe, find_format, open_checkpoint
@@ -50,6 +52,31 @@ def test_shards_read_as_one_model_in_the_order_of_the_map(tmp_path: Path) -> Non
     assert checkpoint.files == (str(path), str(tmp_path / FIRST), str(tmp_path / SECOND))
     assert checkpoint.metadata == {"format": "pt", "total_size": "48"}
     assert checkpoint.notes == ()
+
+
+def test_shards_of_pytorch_read_as_torch_reads_them(tmp_path: Path) -> None:
+    """`*.bin.index.json`: shards of torch.save, among them one of before 1.6, and a tie."""
+    weight = torch.randn(4, 3)
+    first = {"a.weight": weight, "a.tied": weight, "half": torch.randn(5).half()}
+    second = {"b.steps": torch.tensor(7), "b.flags": torch.tensor([True, False])}
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    torch.save(first, tmp_path / names[0])
+    torch.save(second, tmp_path / names[1], _use_new_zipfile_serialization=False)
+    weight_map = {**dict.fromkeys(first, names[0]), **dict.fromkeys(second, names[1])}
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 68}, "weight_map": weight_map}))
+    for path in (index, tmp_path):
+        checkpoint = open_checkpoint(path)
+        assert list(checkpoint.tensors) == list(weight_map)
+        for name, shard in weight_map.items():
+            expected = torch.load(tmp_path / shard)[name].numpy()
+            found = checkpoint[name].load()
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            assert found.tobytes() == expected.tobytes()
+            assert os.path.basename(checkpoint[name].source.name) == shard
+        assert checkpoint.aliases == {"a.tied": "a.weight"}
+        assert checkpoint.globals["torch._utils._rebuild_tensor_v2"] == 4
+        assert not any("total_size" in note for note in checkpoint.notes)
 
 
 def test_a_wrong_total_size_is_a_note(tmp_path: Path) -> None:

@@ -13,9 +13,23 @@ import tf_files
 
 import wtool
 from wtool.dialects.tf_extents import check_stored
+from wtool.dtypes import DTYPES
 from wtool.errors import MalformedInput
 from wtool.formats import open_checkpoint
 
+# Up to 8 bits, one byte an element in the file.
+NARROW = [
+    "float8_e5m2",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e4m3b11fnuz",
+    "float8_e5m2fnuz",
+    "float4_e2m1fn",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+]
 SIMPLE = [
     "float32",
     "float64",
@@ -32,10 +46,7 @@ SIMPLE = [
     "complex64",
     "complex128",
     "bfloat16",
-    "float8_e5m2",
-    "float8_e4m3fn",
-    "int4",
-    "uint4",
+    *NARROW,
 ]
 
 
@@ -85,6 +96,20 @@ def test_every_type_reads_as_tensorflow_reads_it(tmp_path):
     assert {tensor.dtype.name for tensor in checkpoint} == set(SIMPLE)
     assert checkpoint.format == "tensorflow"
     assert checkpoint["t/int4"].load().tolist() == tensors["t/int4"].numpy().tolist()
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_code_of_a_narrow_type_reads_as_tensorflow_reads_it(tmp_path, name):
+    dtype = tf.dtypes.as_dtype(name)
+    codes = np.arange(1 << DTYPES[name].bits, dtype=np.uint8)
+    # A type below a byte takes one byte an element, in memory as in the file.
+    value = tf.constant(codes.view(dtype.as_numpy_dtype))
+    checkpoint = assert_equal_to_tensorflow(save(tmp_path / "m", {"w": value}))
+    tensor = checkpoint["w"]
+    assert tensor.dtype is DTYPES[name]
+    assert tensor.load().dtype == dtype.as_numpy_dtype
+    same = tensor.load().astype(np.float32) == codes.view(dtype.as_numpy_dtype).astype(np.float32)
+    assert (same | np.isnan(tensor.load().astype(np.float32))).all()
 
 
 def test_quantised_types_keep_their_stored_integers(tmp_path):

@@ -16,8 +16,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from wtool.errors import InputError, MissingInput, WtoolError
-from wtool.formats import Probe, find_format, open_checkpoint
+from wtool.errors import InputError, MissingInput, UnknownFormat, WtoolError
+from wtool.formats import Probe, find_format, formats, open_checkpoint
 from wtool.formats.torch_distributed import FORMAT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -130,6 +130,16 @@ def test_opening_opens_no_chunk(two_ranks, monkeypatch):
 @pytest.mark.parametrize("name", ["", ".metadata"])
 def test_exactly_one_format_claims_a_folder(one_rank, name):
     assert find_format(Probe(one_rank / name)) is FORMAT
+
+
+def test_one_data_file_is_told_to_name_its_folder(two_ranks, tmp_path):
+    one = two_ranks / "__0_0.distcp"
+    with pytest.raises(UnknownFormat, match=r"data file of torch.distributed \(name its folder\)"):
+        open_checkpoint(one)
+    alone = shutil.copy(one, tmp_path / "__0_0.distcp")
+    with pytest.raises(UnknownFormat, match=r"which lacks the file \.metadata"):
+        open_checkpoint(alone)
+    assert [entry.name for entry in formats() if entry.claims(Probe(one))] == []
 
 
 def test_a_shard_that_is_not_there_is_named(two_ranks, tmp_path):

@@ -72,7 +72,8 @@ class Probe:
     @cached_property
     def zip_directory(self) -> ZipDirectory | None:
         """The directory of a zip file; None for what is not a zip. Raises where it is broken."""
-        if not self.head.startswith(b"PK\x03\x04"):
+        # A data file of torch.distributed is one zip file after another.
+        if not self.head.startswith(b"PK\x03\x04") or self.name.endswith(".distcp"):
             return None
         from wtool.encodings.zip_directory import read_directory
 

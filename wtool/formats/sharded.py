@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from wtool.checkpoint import Checkpoint, Tensor, build
+from wtool.checkpoint import Checkpoint, Tensor, build, find_aliases
 from wtool.encodings import strict_json
 from wtool.errors import MalformedInput, MissingInput, UnsafeInput
 from wtool.formats import Format, Probe, open_probe, refuse_root
@@ -176,10 +176,16 @@ def merge_globals(shards: Mapping[str, Checkpoint]) -> dict[str, int]:
 
 
 def size_notes(metadata: Mapping[str, str], tensors: list[Tensor]) -> tuple[str, ...]:
-    """A note where total_size is not the size of the tensors; nothing relies on it."""
+    """A note where total_size is not the size of the tensors; nothing relies on it.
+
+    Old transformers count a tied tensor under each of its names, huggingface_hub only once.
+    """
     stated = metadata.get("total_size")
     actual = sum(tensor.nbytes for tensor in tensors)
     if stated is None or stated.removesuffix(".0") == str(actual):
+        return ()
+    tied = find_aliases(tensors)
+    if stated == str(sum(tensor.nbytes for tensor in tensors if tensor.name not in tied)):
         return ()
     return (f"the index says total_size {stated[:40]}, the tensors take {actual} bytes",)
 

@@ -126,6 +126,16 @@ def _hdf5(probe: Probe) -> None:
             _no(probe, f"an HDF5 file behind {offset} bytes of its user", "remove the user block")
 
 
+def _distributed(probe: Probe) -> None:
+    if probe.name.endswith(".distcp"):
+        beside = os.path.isfile(os.path.join(os.path.dirname(probe.path), ".metadata"))
+        _no(
+            probe,
+            "a part of one: a data file of torch.distributed",
+            "name its folder" if beside else "name its folder, which lacks the file .metadata",
+        )
+
+
 def _zip(probe: Probe) -> None:
     if probe.head.startswith(b"PK\x05\x06"):
         _no(probe, "an empty zip file")
@@ -242,6 +252,6 @@ def _text(probe: Probe) -> None:
 
 
 _RULES: tuple[Callable[[Probe], None], ...] = (
-    _empty, _git_lfs, _markup, _hdf5, _zip, _signature, _tar, _json, _zeros, _by_suffix, _pickle,
-    _text,
+    _empty, _git_lfs, _markup, _hdf5, _distributed, _zip, _signature, _tar, _json, _zeros,
+    _by_suffix, _pickle, _text,
 )  # fmt: skip
