@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import wtool
 from wtool.bridges.mask import trainable_mask
 from wtool.errors import UsageError
+from wtool.manifests.document import load
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -30,10 +30,11 @@ def test_the_nested_mask_has_the_tree_of_the_parameters():
     assert mask["bn1"] == {"weight": False, "bias": False}
 
 
-def test_a_name_that_is_a_tensor_and_a_branch_has_no_tree(tmp_path):
-    np.savez(tmp_path / "m.npz", **{"a.weight": np.ones(2), "a": np.ones(3)})
-    path = str(tmp_path / "f.json")
-    wtool.freeze(str(tmp_path / "m.npz"), rules=[("freeze", "*")], output=path)
-    assert trainable_mask(path) == {"a.weight": False, "a": False}
+@pytest.mark.parametrize("names", [("a.b", "a.b.c"), ("a.b.c", "a.b")])
+def test_a_name_that_is_a_tensor_and_a_branch_has_no_tree(names):
+    manifest = load(str(FIXTURES / "manifests" / "freeze-1.json"))
+    weight = manifest.tensors["fc2.weight"]
+    made = dataclasses.replace(manifest, tensors=dict.fromkeys(names, weight))
+    assert trainable_mask(made) == dict.fromkeys(names, True)
     with pytest.raises(UsageError, match="flat mask"):
-        trainable_mask(path, nested=True)
+        trainable_mask(made, nested=True)
