@@ -1,7 +1,7 @@
-"""wtool: open, measure, check, cast, freeze and convert neural-network weight files,
-framework-free.
+"""wtool opens, measures, checks, casts, freezes and converts weight files without a framework.
 
 import wtool
+
 checkpoint = wtool.open("model.pth")
 checkpoint["fc.weight"].load()
 wtool.stats(checkpoint)
@@ -29,6 +29,7 @@ _COMMANDS = (
     "diff",
     "convert",
     "cast",
+    "map",
     "check",
     "manifest",
     "freeze",
@@ -39,12 +40,10 @@ __all__ = ["WtoolError", "open", *_COMMANDS]
 
 
 def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
-    """Open a weight file, a TensorFlow prefix, an index file or a model directory; reads headers
-    only.
+    """Open a weight file, a TensorFlow prefix, an index or a model directory; reads headers only.
 
     root: which branch of a nested PyTorch file holds the model; "." keeps all branches and full
-    names.
-    Raises wtool.errors.InputError, one line that names the file and what is wrong.
+    names. Raises wtool.errors.InputError, one line that names the file and what is wrong.
     """
     from wtool.formats import open_checkpoint
     from wtool.layers import assign_roles

@@ -1,8 +1,7 @@
 """The registry that every reader fills and every command reads: Tensor and Checkpoint.
 
 Both are lazy: building them reads no tensor byte. A Checkpoint exists only if it is sound: names
-are
-unique; that spans lie inside their file and sizes equal shape x bits is checked by the extents.
+are unique; that spans lie inside their file and sizes equal shape x bits is checked by the extents.
 """
 
 from __future__ import annotations
@@ -88,8 +87,7 @@ class Tensor:
         return absolute(extent.source, extent.offset)[1] if isinstance(extent, Strided) else None
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Elements [start, stop) in C order, (stop - start,), carrier dtype; fills `out` where
-        given."""
+        """Elements [start, stop) in C order, (stop - start,) of the carrier dtype; fills `out`."""
         try:
             return self.extent.read(start, stop, out)
         except WtoolError as error:
@@ -147,10 +145,8 @@ class Checkpoint:
         """Name of a tied tensor -> name of the tensor whose stored elements it repeats.
 
         A tensor is an alias where all its elements lie within those of another tensor that fills
-        its
-        span, or where both have the same storage and geometry. The first in stored order is the
-        owner
-        among equals; otherwise the larger.
+        its span, or where both have the same storage and geometry. The first in stored order is
+        the owner among equals; otherwise the larger.
         """
         return find_aliases(self.tensors.values())
 

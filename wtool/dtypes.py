@@ -1,10 +1,8 @@
 """The element types: one row each, with their names in every framework. Inverses are computed.
 
 `bits` is the logical width of one element; 4- and 6-bit types count elements, not bytes. `carrier`
-is
-the NumPy (or ml_dtypes) type that holds one element in memory, one element per item. NumPy is
-imported
-on first use of a carrier, so that listing a file needs none.
+is the NumPy (or ml_dtypes) type that holds one element in memory, one element per item. NumPy is
+imported on first use of a carrier, so that listing a file needs none.
 
 Sources: torch 2.13 `torch/storage.py`; TensorFlow 2.21 `types.proto`; safetensors 0.8.0 `Dtype`.
 """

@@ -14,9 +14,8 @@ class WtoolError(Exception):
     """Base of all errors that wtool raises on purpose; `exit_code` is the process's answer.
 
     Args are the facts of the case, all optional: `path` of the file, `tensor` name, `offset` in
-    bytes
-    from the start of the file, `expected` and `found` as short texts with numbers, `hint` what to
-    do.
+    bytes from the start of the file, `expected` and `found` as short texts with numbers, `hint`
+    what to do.
     """
 
     exit_code = 70
@@ -48,8 +47,7 @@ class WtoolError(Exception):
         tensor: str | None = None,
         offset: int | None = None,
     ) -> WtoolError:
-        """Fill the facts that the raising place could not know; returns self, for `raise
-        e.locate(...)`."""
+        """Fill the facts that the raising place could not know; returns self, to be raised."""
         if self.path is None and path is not None:
             self.path = os.fspath(path)
         if self.tensor is None:
@@ -103,8 +101,7 @@ class MalformedInput(InputError):
 
 
 class UnsafeInput(InputError):
-    """The file asks for what wtool never does: leave its folder, run code, take unbounded
-    memory."""
+    """The file asks for what is never done: to leave its folder, run code, take any memory."""
 
 
 class UnknownFormat(InputError):
@@ -140,8 +137,7 @@ def _shown(fact: object) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """`text` with control characters and lone surrogates as escapes, so that no name drives a
-    terminal."""
+    """`text` with control characters and lone surrogates escaped: no name drives a terminal."""
     if text.isprintable():
         return text
     return "".join(

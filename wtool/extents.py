@@ -50,8 +50,7 @@ class Extent(ABC):
 
     @abstractmethod
     def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
-        """Fill `out`, shape `stops - starts`, carrier dtype, with that hyper-rectangle of
-        values."""
+        """Fill `out`, shape `stops - starts`, carrier dtype, with the values of that box."""
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Elements [start, stop) in C order: (stop - start,) of the carrier dtype.
@@ -88,9 +87,10 @@ class Extent(ABC):
             yield self.read(start, stop, buffer[: stop - start])
 
     def raw_span(self) -> tuple[Source, int, int] | None:
-        """(source, offset, nbytes) where the stored bytes are exactly the values: C order,
-        little-endian,
-        `dtype.bits` bits each, nothing to apply. None where reading must transform."""
+        """(source, offset, nbytes) where the stored bytes are exactly the values, else None.
+
+        Exactly: C order, little-endian, `dtype.bits` bits each, nothing to apply.
+        """
         return None
 
     @cached_property
@@ -189,8 +189,7 @@ class Strided(Extent):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the elements fill their span, each place once: contiguous up to the order of
-        axes."""
+        """Whether the elements fill their span, each place once, whatever the order of axes."""
         expected = 1
         for stride, size in sorted(
             (abs(t), s) for t, s in zip(self.strides, self.shape, strict=True) if s != 1
@@ -224,8 +223,7 @@ class Strided(Extent):
         return super().read(start, stop, out)
 
     def read_box(self, starts: Sequence[int], stops: Sequence[int], out: np.ndarray) -> None:
-        """See Extent.read_box. Splits along the largest stride until a piece's span is worth one
-        read."""
+        """See Extent.read_box. Splits along the largest stride until a span is worth one read."""
         import numpy
 
         pending = [(tuple(starts), tuple(stops), out)]
@@ -460,8 +458,7 @@ def _corners(
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape` if it is one: at most 64 sizes, none negative, count within int64; else
-    MalformedInput."""
+    """`shape` as a tuple; MalformedInput beyond 64 sizes or int64, or for a negative size."""
     if len(shape) > MAX_RANK:
         raise MalformedInput(
             "too many dimensions", expected=f"at most {MAX_RANK}", found=len(shape)
@@ -487,8 +484,7 @@ def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def element_span(shape: Sequence[int], strides: Sequence[int], first: int) -> tuple[int, int]:
-    """(lowest, highest + 1) element index that a strided view touches; equal where it touches
-    none."""
+    """(lowest, highest + 1) element index that a strided view touches; equal for none."""
     low = high = first
     for size, stride in zip(shape, strides, strict=True):
         if size == 0:
@@ -530,8 +526,7 @@ def boxes(
 def _read_packed(
     source: Source, base: int, first: int, bits: int, dtype: DType, out: np.ndarray
 ) -> None:
-    """Fill `out` with elements of `bits` bits from element `first` on, lowest bits of a byte
-    first."""
+    """Fill `out` with elements of `bits` bits from `first` on, lowest bits of a byte first."""
     import numpy
 
     low_bit, high_bit = first * bits, (first + len(out)) * bits

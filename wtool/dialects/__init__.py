@@ -1,5 +1,4 @@
-"""What each framework writes inside its containers: torch's objects, TensorFlow's graph, Keras'
-names.
+"""What each framework writes inside its containers: the objects, graphs and names of its own.
 
 A dialect turns decoded structures into tensors; several formats of one framework share it.
 """

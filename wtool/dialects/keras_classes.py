@@ -83,9 +83,7 @@ BY_SNAKE_CASE = {to_snake_case(name): name for name in CLASSES}
 
 
 def class_of_group(group: str) -> str | None:
-    """The class that an automatic group name ("conv2d_1") comes from; None where it is another
-    name.
-    """
+    """The class that an automatic group name ("conv2d_1") comes from; None for another name."""
     if group in PARTS:
         return PARTS[group]
     return BY_SNAKE_CASE.get(re.sub(r"_\d+$", "", group))

@@ -1,8 +1,9 @@
 """The bytes of an HDF5 file: superblock, checked reads, and a cursor over little-endian fields.
 
-wtool reads HDF5 itself because the C library cannot be trusted with an untrusted file: among 2,000
-seeded mutations of a Keras file HDF5 1.14.6 ran for ever on some. Only what Keras and h5py write is
-read (no external or virtual storage, no links out of the file); the rest is refused by name.
+wtool reads HDF5 itself because the C library cannot be trusted with an untrusted file: of 2,000
+seeded mutations of a Keras file some kept HDF5 1.14.6 busy for more than 10 seconds. Only what
+Keras and h5py write is read (no external or virtual storage, no links out of the file); the rest is
+refused by name.
 
 Source: HDF5 File Format Specification, version 3.0.
 """
@@ -22,8 +23,7 @@ MAX_BLOCK_NBYTES = 64 << 20
 
 
 class Fields:
-    """A cursor over `data`; every step is checked, and a fault names `what` and the byte in the
-    file.
+    """A cursor over `data`; every step is checked; a fault names `what` and the byte in the file.
 
     base: offset of `data` in the file.
     """

@@ -1,5 +1,4 @@
-"""The header of one `.npy` array: a small parser for the one Python literal that NumPy writes
-there.
+"""The header of a `.npy` array: a small parser for the one Python literal that NumPy writes.
 
 Never evaluated, never unpickled. Source: NumPy 2.4 `numpy/lib/format.py`, format versions 1.0 to
 3.0.

@@ -1,5 +1,4 @@
-"""Writes pickles of protocol 2 from plain values and the nodes of `pickle_nodes`; the inverse of
-reading.
+"""Writes pickles of protocol 2 from plain values and nodes (`pickle_nodes`): reading, inverted.
 
 Only opcodes that torch's weights_only loader knows in every version are used: no frames, no
 STACK_GLOBAL, no bytes opcodes, no POP. Source: CPython `pickletools` (protocol 2); torch 2.13

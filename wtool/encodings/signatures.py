@@ -1,5 +1,4 @@
-"""Files that are no weights, or weights that wtool does not read: their first bytes, and what to
-do.
+"""Files that are no weights, or none that wtool reads: their first bytes, and what to do.
 
 Source: the formats' own specifications; `file`'s magic database for those without one.
 """

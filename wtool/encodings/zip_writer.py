@@ -1,5 +1,4 @@
-"""Bytes of a zip archive of stored members: headers with real sizes and checksums, zip64 where
-needed.
+"""Bytes of a zip archive of stored members, with real sizes and checksums, zip64 where needed.
 
 Source: PKWARE APPNOTE 6.3.9. No data descriptors; the date is the first that zip can hold, so the
 same members give the same bytes. A header is written before its data with checksum 0 and again

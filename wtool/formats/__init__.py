@@ -1,5 +1,4 @@
-"""The formats: one file each, bytes <-> Checkpoint. Content decides; exactly one format claims a
-file.
+"""The formats, one file each: bytes -> Checkpoint. Exactly one claims a file, by its content.
 
 Every format file has the same names inside: `claims(probe)`, `open_file(probe, root=None)`, where
 it can write `save(...)`, and `FORMAT`, its row in the table. A file is opened in two steps: `probe`
@@ -135,9 +134,7 @@ _MODULES = (
 
 
 def refuse_root(root: str | None, container: str) -> None:
-    """UsageError where a branch was asked for of a `container` ("a safetensors file") that has
-    none.
-    """
+    """UsageError where a branch was asked for of a `container` ("a .npz file") without any."""
     if root not in (None, "."):
         raise UsageError(f"{container} has no branches", found=f"--root {root}", hint="drop --root")
 

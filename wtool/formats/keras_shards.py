@@ -1,8 +1,7 @@
-"""Keras's sharded weights: `NAME.weights.json` maps groups of variables to `NAME_00000.weights.h5`,
-...
+"""Keras's sharded weights: `NAME.weights.json` maps groups of variables to `.weights.h5` files.
 
-A value is the name of one file or a list of names. As with all indexes, the files must lie beside
-it.
+A value is the name of one file (`NAME_00000.weights.h5`) or a list of names. As with all indexes,
+the files must lie beside it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""A folder that holds one model, as Hugging Face and others lay it out; the weight file decides the
-rest.
+"""A folder that holds one model, as Hugging Face and others lay it out.
 
 Known names come first, in the order in which the libraries themselves look (transformers 4.57: one
 file before its shards, safetensors before PyTorch). Otherwise a folder with exactly one weight file

@@ -1,5 +1,4 @@
-"""NumPy `.npz`: a zip file of `.npy` members, stored or deflated, in the order in which they were
-saved.
+"""NumPy `.npz`: a zip file of `.npy` members, stored or deflated, in the order of saving.
 
 A member "conv/kernel.npy" is the tensor "conv/kernel". Arrays of Python objects are refused by
 name.

@@ -66,9 +66,7 @@ def read_tensors(source: Source, header: Header) -> list[Tensor]:
 
 
 def unknown_field_notes(header: Header) -> tuple[str, ...]:
-    """A note where tensors have fields that the format does not define, as readers may differ on
-    them.
-    """
+    """A note where tensors have undefined fields, for readers may differ on them."""
     names = header.unknown_fields
     if not names:
         return ()
