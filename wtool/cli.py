@@ -25,6 +25,7 @@ COMMANDS = (
     "diff",
     "convert",
     "cast",
+    "map",
     "check",
     "manifest",
     "freeze",

@@ -1,0 +1,280 @@
+"""What `wtool map` found, row by row and as a mapping file that a person can finish.
+
+Certain matches are rules; ordered ones are rules only where the user accepted the order; what is
+ambiguous is written as a comment with all its candidates, never chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
+from wtool.conversion.layer_rules import TORCH_KERAS
+from wtool.conversion.units import LEAVES, Unit, cut
+from wtool.conversion.value_pairs import Options, find_same_values, options_of
+
+if TYPE_CHECKING:
+    from wtool.checkpoint import Checkpoint
+
+_FLATTEN = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
+_NORMS = ("layernorm",)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pairing, and for each match the kind and options of its layer rule.
+
+    a, b: the PyTorch checkpoint and the Keras or TensorFlow one. layouts: label of unit a -> kind,
+    options. undecided: labels of units a whose counterpart is certain and whose layout is not.
+    """
+
+    a: Checkpoint
+    b: Checkpoint
+    pairing: Pairing
+    layouts: Mapping[str, tuple[str, Options]]
+    undecided: frozenset[str]
+    accept_ordered: bool = False
+
+    def grade(self, match: Match) -> str:
+        """Of the match and its layout together."""
+        return "ambiguous" if match.a.label in self.undecided else match.grade
+
+
+def propose(
+    a: Checkpoint, b: Checkpoint, *, values: bool = True, accept_ordered: bool = False
+) -> Proposal:
+    """Pair all units of a PyTorch checkpoint `a` and a Keras or TensorFlow checkpoint `b`.
+
+    values: read and compare values too. accept_ordered: write matches by order as rules.
+    """
+    units_a, units_b = cut(a), cut(b)
+    same = find_same_values(units_a, units_b) if values else []
+    pairing = pair_units(
+        units_a,
+        units_b,
+        same_values=[(pair.a, pair.b) for pair in same],
+        ordered=in_stored_order(a) and in_stored_order(b),
+    )
+    layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
+    suspects = _after_flatten(units_a)
+    undecided = set()
+    for match in pairing.matches:
+        if match.a.label not in layouts:
+            kind = match.kind
+            layouts[match.a.label] = (kind, options_of(match.a, match.b, kind))
+            if kind == "linear" and match.a.label in suspects:
+                undecided.add(match.a.label)
+    return Proposal(a, b, pairing, layouts, frozenset(undecided), accept_ordered)
+
+
+def rows(proposal: Proposal) -> list[dict[str, Any]]:
+    """One row per pair of tensors, then those that stay open."""
+    found = []
+    for match in proposal.pairing.matches:
+        kind, options = proposal.layouts[match.a.label]
+        undecided = match.a.label in proposal.undecided
+        for sources, targets in _tensor_names(match, kind, options):
+            doubt = undecided and any(name.endswith("weight") for name in sources)
+            found.append(
+                {
+                    "a": ", ".join(sources) or None,
+                    "b": ", ".join(targets) or None,
+                    "kind": kind,
+                    "grade": "ambiguous" if doubt else match.grade,
+                    "evidence": _FLATTEN if doubt else match.evidence,
+                }
+            )
+    for ones, others in proposal.pairing.groups:
+        reason = _open_reason(ones, others)
+        for unit in ones:
+            found += [_open_row("a", t.name, reason) for t in unit.members.values()]
+        for unit in others:
+            found += [_open_row("b", t.name, reason) for t in unit.members.values()]
+    return found
+
+
+def _open_row(side: str, name: str, reason: str) -> dict[str, Any]:
+    return {side: name, "grade": "ambiguous", "evidence": reason}
+
+
+def _open_reason(ones: Sequence[Unit], others: Sequence[Unit]) -> str:
+    if ones and others:
+        return f"any of {len(others)} layers of its kind and shape, among {len(ones)}"
+    return "no counterpart of its kind and shape"
+
+
+def _tensor_names(
+    match: Match, kind: str, options: Options
+) -> Iterable[tuple[list[str], list[str]]]:
+    """The tensors of side a and of side b that belong together, part by part."""
+    if kind == "raw" or kind not in TORCH_KERAS:
+        yield [t.name for t in match.a.members.values()], [t.name for t in match.b.members.values()]
+        return
+    for row in TORCH_KERAS[kind].rows:
+        suffix = str(options.get("suffix", match.a.cell or "_l0"))
+        left = [match.a.members.get(leaf.replace("{suffix}", suffix)) for leaf in row.left]
+        right = [
+            match.b.members.get(leaf)
+            for leaf in (row.right if set(row.right) & set(match.b.members) else row.legacy)
+        ]
+        names = [t.name for t in left if t], [t.name for t in right if t]
+        if names[0] or names[1]:
+            yield names
+
+
+def _after_flatten(units: Sequence[Unit]) -> set[str]:
+    """Linear layers whose inputs may be flattened pictures.
+
+    Their number is a multiple of a convolution's channels, and no other layer is so wide: or the
+    layer just before is a convolution of fewer channels.
+    """
+    channels: set[int] = set()
+    widths: dict[int, set[str]] = {}
+    for unit in units:
+        for kind, shape in unit.traits:
+            if shape and kind not in ("raw", "embedding"):
+                widths.setdefault(shape[-1], set()).add(unit.label)
+            if kind in ("conv", "depthwise"):
+                channels.add(shape[-1])
+    found = set()
+    before: Unit | None = None
+    for unit in units:
+        linear = next((shape for kind, shape in unit.traits if kind == "linear"), None)
+        if linear is not None:
+            wide = linear[0]
+            explained = bool(widths.get(wide, set()) - {unit.label})
+            beside = before is not None and any(
+                kind in ("conv", "depthwise", "batchnorm")
+                and wide % shape[-1] == 0
+                and wide != shape[-1]
+                for kind, shape in before.traits
+            )
+            multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
+            if beside or (multiple and not explained):
+                found.add(unit.label)
+        before = unit
+    return found
+
+
+def draft(proposal: Proposal, name: str) -> str:
+    """The mapping file: TOML text that ends with a newline."""
+    matches = proposal.pairing.matches
+    accepted = sum(m.grade == "ordered" for m in matches) if proposal.accept_ordered else 0
+    notes = [f"{accepted} layers were matched by their order alone, as --accept-ordered allows"]
+    lines = [
+        "# Written by wtool map. Blocks that start with '#' count only once the '#' is removed.",
+        "[mapping]",
+        f"name = {_quote(name)}",
+        "schema = 1",
+        'a = { framework = "torch", sep = "." }',
+        f'b = {{ framework = "{_framework(proposal.b)}", sep = "/" }}',
+    ]
+    if accepted:
+        lines.append(f"notes = [{_quote(notes[0])}]")
+    for match in matches:
+        lines += ["", *_block(proposal, match)]
+    for ones, others in proposal.pairing.groups:
+        lines += ["", *_group(ones, others)]
+    return "\n".join(lines) + "\n"
+
+
+def _framework(checkpoint: Checkpoint) -> str:
+    """What the names of side b are: Keras 2 calls a depthwise kernel otherwise than Keras 3."""
+    if any(t.name.endswith("/depthwise_kernel") for t in checkpoint):
+        separable = {t.layer for t in checkpoint if t.name.endswith("/pointwise_kernel")}
+        if any(
+            t.name.endswith("/depthwise_kernel") and t.layer not in separable for t in checkpoint
+        ):
+            return "tf_keras"
+    return "keras"
+
+
+def _block(proposal: Proposal, match: Match) -> list[str]:
+    """The lines of one match."""
+    kind, options = proposal.layouts[match.a.label]
+    grade = proposal.grade(match)
+    written = grade == "certain" or (grade == "ordered" and proposal.accept_ordered)
+    evidence = _FLATTEN if grade == "ambiguous" else match.evidence
+    lines = [f"# {grade}: {evidence}"]
+    if kind == "raw":
+        body = [
+            "[[rule]]",
+            f"a = {_quote(_escape(match.a.members[''].name))}",
+            f"b = {_quote(_escape(match.b.members[''].name))}",
+        ]
+    else:
+        if grade == "ambiguous":
+            kind = "linear_flatten"
+            options = {"chw": "[C, H, W]"}
+            lines.append('# linear_flatten where it follows a Flatten of (C, H, W), else "linear"')
+        body = [
+            "[[layer]]",
+            f'kind = "{kind}"',
+            f"a = {_quote(_escape(match.a.path))}",
+            f"b = {_quote(_escape(match.b.path))}",
+            *(f"{key} = {_value(value)}" for key, value in options.items()),
+            *_one_sided(match, kind),
+        ]
+    return lines + [line if written else f"# {line}" for line in body]
+
+
+def _one_sided(match: Match, kind: str) -> list[str]:
+    """A bias that one side has alone is made of zeros, and dropped the other way if it is zero."""
+    if kind in ("lstm", "rnn"):
+        return ['lossy = "sum-of-biases"'] if "bias" in match.b.members else []
+    if kind not in LEAVES and kind != "linear_flatten":
+        return []
+    has_a, has_b = "bias" in match.a.members, bool({"bias", "beta"} & set(match.b.members))
+    if has_a == has_b or kind in _NORMS:
+        return []
+    return [f'bias = {{ only = "{"a" if has_a else "b"}", fill = 0.0 }}']
+
+
+def _group(ones: Sequence[Unit], others: Sequence[Unit]) -> list[str]:
+    lines = [f"# ambiguous: {_open_reason(ones, others)}"]
+    lines += [f"#   a: {unit.label} {_shapes(unit)}" for unit in ones]
+    lines += [f"#   b: {unit.label} {_shapes(unit)}" for unit in others]
+    kinds = {k for u in (*ones, *others) for k, _ in u.traits if k in TORCH_KERAS}
+    kind = min(kinds) if kinds else ""
+    if ones and others and kind:
+        lines += ["# [[layer]]", f'# kind = "{kind}"', f"# a = {_quote(_escape(ones[0].path))}"]
+        lines.append('# b = ""')
+    elif ones or others:
+        side, unit = ("a", ones[0]) if ones else ("b", others[0])
+        name = next(iter(unit.members.values())).name
+        lines += [
+            "# [[ignore]]",
+            f'# side = "{side}"',
+            f"# name = {_quote(_escape(name))}",
+            '# reason = ""',
+        ]
+    return lines
+
+
+def _shapes(unit: Unit) -> str:
+    return " ".join(
+        f"{leaf or 'values'} {'x'.join(map(str, t.shape)) or 'scalar'}"
+        for leaf, t in unit.members.items()
+    )
+
+
+def _escape(name: str) -> str:
+    """A name as a template that matches only itself."""
+    return name.replace("{", "{{").replace("}", "}}")
+
+
+def _quote(text: str) -> str:
+    """A TOML basic string."""
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", text) + '"'
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return value if value.startswith("[") else _quote(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value)

@@ -1,0 +1,335 @@
+"""Which unit of one checkpoint is which of the other, and how well that is known.
+
+Evidence, strongest first: the same values; the same name; the only one of its kind and shape; a
+law between numbered names; the order among equals. What nothing decides stays open. No step
+overrules a stronger one, and order alone never makes a match certain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wtool.conversion.name_laws import Law, family_of, find_laws, normal_form
+from wtool.conversion.units import Trait, Unit
+
+if TYPE_CHECKING:
+    from wtool.checkpoint import Checkpoint
+
+GRADES = ("certain", "ordered", "ambiguous")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A unit of side a (PyTorch) and its counterpart on side b; kind: what both may be."""
+
+    a: Unit
+    b: Unit
+    kind: str
+    grade: str
+    evidence: str
+
+
+@dataclass
+class Pairing:
+    """matches: as far as they are known. groups: what may still be what, as (units a, units b)."""
+
+    matches: list[Match] = field(default_factory=list)
+    groups: list[tuple[list[Unit], list[Unit]]] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit of both sides has its certain counterpart."""
+        return not self.groups and all(match.grade == "certain" for match in self.matches)
+
+
+class _Matcher:
+    """The units that are still open, and the matches found so far."""
+
+    def __init__(self, a: Sequence[Unit], b: Sequence[Unit]) -> None:
+        self.a = {unit.label: unit for unit in a}
+        self.b = {unit.label: unit for unit in b}
+        self.open_a = dict(self.a)
+        self.open_b = dict(self.b)
+        self.found: dict[str, Match] = {}
+        # Of the laws found: how they count, and the names up to their last words.
+        self.stems: set[tuple[object, str, str]] = set()
+
+    def compatible(self, a: str, b: str) -> bool:
+        """Whether the two may be the same by kind and shape, and are not matched to others."""
+        if (a in self.open_a) != (b in self.open_b):
+            return False
+        if a not in self.open_a and self.found[a].b.label != b:
+            return False
+        return bool(self.a[a].traits & self.b[b].traits)
+
+    def pair(self, a: str, b: str, grade: str, evidence: str) -> None:
+        """Record a match of two open units."""
+        one, other = self.open_a.pop(a), self.open_b.pop(b)
+        shared = sorted(one.traits & other.traits)
+        self.found[a] = Match(one, other, shared[0][0] if shared else "", grade, evidence)
+
+
+def pair_units(
+    a: Sequence[Unit],
+    b: Sequence[Unit],
+    *,
+    same_values: Iterable[tuple[str, str]] = (),
+    ordered: bool = True,
+) -> Pairing:
+    """The pairing of the units of a PyTorch side `a` and a Keras or TensorFlow side `b`.
+
+    same_values: labels of units whose values have been compared and are equal.
+    ordered: whether both sides are stored in the order in which their models define them.
+    """
+    matcher = _Matcher(a, b)
+    for one, other in same_values:
+        matcher.pair(one, other, "certain", "same values")
+    _pair_names(matcher)
+    while _pair_unique(matcher) or _pair_laws(matcher) or _pair_siblings(matcher):
+        pass
+    groups = _pair_ordered(matcher) if ordered else _open_groups(matcher)
+    return Pairing(sorted(matcher.found.values(), key=lambda m: m.a.number), groups)
+
+
+def in_stored_order(checkpoint: Checkpoint) -> bool:
+    """Whether tensors lie in another order than that of their names, so that it says something.
+
+    safetensors files and TensorFlow's index are sorted; such an order is no evidence.
+    """
+    names = [tensor.name for tensor in checkpoint]
+    return names != sorted(names) and checkpoint.format not in ("safetensors", "tensorflow")
+
+
+def _pair_names(matcher: _Matcher) -> None:
+    """Units with the same words and numbers in their names, alone on both sides."""
+    forms_a, forms_b = _by(matcher.open_a, _form_a), _by(matcher.open_b, _form_b)
+    for form, ones in forms_a.items():
+        others = forms_b.get(form, [])
+        if len(ones) == len(others) == 1 and matcher.compatible(ones[0], others[0]):
+            matcher.pair(ones[0], others[0], "certain", "same name")
+
+
+def _form_a(unit: Unit) -> tuple[str, ...]:
+    if not unit.cell:
+        return normal_form(unit.path)
+    layer = unit.cell.partition("_reverse")[0]
+    number = "" if layer in ("", "_l0") else layer
+    return (*normal_form(unit.path + number), "backward" if "_reverse" in unit.cell else "forward")
+
+
+_CELLS = {"lstm_cell", "gru_cell", "simple_rnn_cell", "cell"}
+
+
+def _form_b(unit: Unit) -> tuple[str, ...]:
+    if "recurrent_kernel" not in unit.members:
+        return normal_form(unit.path)
+    parts = unit.path.split("/")
+    if len(parts) > 1 and parts[-1] in _CELLS:
+        parts.pop()
+    direction = "forward"
+    if len(parts) > 1 and parts[-1].startswith(("forward", "backward")):
+        direction = parts.pop().partition("_")[0]
+    return (*normal_form("/".join(parts)), direction)
+
+
+def _pair_unique(matcher: _Matcher) -> bool:
+    """Pair the units that are the only ones of their kind and shape on both sides."""
+    progress = False
+    rivals = _rivals(matcher)
+    backwards: dict[str, list[str]] = {}
+    for one, others in rivals.items():
+        for other in others:
+            backwards.setdefault(other, []).append(one)
+    for one, others in rivals.items():
+        if len(others) == 1 and len(backwards[others[0]]) == 1:
+            matcher.pair(one, others[0], "certain", "only one of its kind and shape")
+            progress = True
+    return progress
+
+
+def _rivals(matcher: _Matcher) -> dict[str, list[str]]:
+    """Open unit of side a -> the open units of side b that it may be."""
+    by_trait: dict[Trait, list[str]] = {}
+    for label, unit in matcher.open_b.items():
+        for trait in unit.traits:
+            by_trait.setdefault(trait, []).append(label)
+    return {
+        label: list(dict.fromkeys(o for t in sorted(unit.traits) for o in by_trait.get(t, ())))
+        for label, unit in matcher.open_a.items()
+    }
+
+
+def _pair_laws(matcher: _Matcher) -> bool:
+    """Pair by the laws that no other law contradicts."""
+    laws = _all_laws(matcher)
+    progress = False
+    for law in laws:
+        fresh = [(s, t) for s, t in law.pairs if s in matcher.open_a]
+        if not fresh or not all(matcher.compatible(s, t) for s, t in law.pairs):
+            continue
+        if any(_contradicts(law, other) for other in laws if other is not law):
+            continue
+        if not _has_direction(law, matcher) and _stem(law) not in matcher.stems:
+            continue
+        matcher.stems.add(_stem(law))
+        for source, target in fresh:
+            matcher.pair(source, target, "certain", "numbers in names follow one law")
+        progress = True
+    return progress
+
+
+def _all_laws(matcher: _Matcher) -> list[Law]:
+    """The laws between all families that may belong together, the largest first."""
+    families_a = _families(matcher.a)
+    families_b = _families(matcher.b)
+    laws: list[Law] = []
+    for (_, kinds_a), sources in families_a.items():
+        if not any(source in matcher.open_a for source in sources):
+            continue
+        for (_, kinds_b), targets in families_b.items():
+            if kinds_a & kinds_b:
+                laws.extend(find_laws(sources, targets, compatible=matcher.compatible))
+    return sorted(laws, key=lambda law: -len(law.pairs))
+
+
+def _families(units: Mapping[str, Unit]) -> dict[tuple[str, frozenset[str]], list[str]]:
+    families: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for label, unit in units.items():
+        kinds = frozenset(kind for kind, _ in unit.traits)
+        if kinds:
+            families.setdefault((family_of(label)[0], kinds), []).append(label)
+    return families
+
+
+def _contradicts(law: Law, other: Law) -> bool:
+    """Whether `other`, of at least half the size, takes a source or a target of `law` elsewhere.
+
+    Two or three names out of fifty agree by chance with one law or another.
+    """
+    if 2 * len(other.pairs) < len(law.pairs):
+        return False
+    forward, backward = dict(law.pairs), {t: s for s, t in law.pairs}
+    return any(forward.get(s, t) != t or backward.get(t, s) != s for s, t in other.pairs)
+
+
+def _has_direction(law: Law, matcher: _Matcher) -> bool:
+    """Whether shapes forbid to count backwards: else the law rests on the order of numbers alone.
+
+    Each number that the law reads is turned round among the names that differ in it alone.
+    """
+    slots = {family_of(s)[1]: t for s, t in law.pairs}
+    sources = {family_of(s)[1]: s for s, _ in law.pairs}
+    for place in {place for place, _ in law.relation if place is not None}:
+        rows: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for numbers in slots:
+            rows.setdefault((*numbers[:place], *numbers[place + 1 :]), []).append(numbers)
+        turned = [
+            (sources[x], slots[y])
+            for row in rows.values()
+            for x, y in zip(sorted(row), sorted(row)[::-1], strict=True)
+        ]
+        moved = any(slots[family_of(s)[1]] != t for s, t in turned)
+        if moved and all(matcher.a[s].traits & matcher.b[t].traits for s, t in turned):
+            return False
+    return True
+
+
+def _stem(law: Law) -> tuple[object, str, str]:
+    """How a law counts, and its two names up to their last words: what `conv1` and `bn1` share."""
+    source, target = law.pairs[0]
+    return (
+        law.relation,
+        re.sub(r"[^._/]*$", "", family_of(source)[0]),
+        re.sub(r"[^._/]*$", "", family_of(target)[0]),
+    )
+
+
+def _pair_siblings(matcher: _Matcher) -> bool:
+    """Pair the companion of a matched layer, where each of the two has exactly one beside it."""
+    beside_a = _companions(matcher.a, ".")
+    beside_b = _companions(matcher.b, "/_")
+    progress = False
+    for label, match in list(matcher.found.items()):
+        if match.grade != "certain":
+            continue
+        one, other = beside_a.get(label), beside_b.get(match.b.label)
+        if one in matcher.open_a and other in matcher.open_b and matcher.compatible(one, other):
+            matcher.pair(one, other, "certain", f"beside {match.a.path}, which is {match.b.path}")
+            progress = True
+    return progress
+
+
+def _companions(units: Mapping[str, Unit], separators: str) -> dict[str, str]:
+    """Unit -> the only other unit that shares its name up to the last component.
+
+    `block_3_expand` shares it with `block_3_expand_BN` too.
+    """
+    groups: dict[str, list[str]] = {}
+    for label, unit in units.items():
+        groups.setdefault(label, []).append(label)
+        cut = max(unit.path.rfind(separator) for separator in separators)
+        if cut > 0:
+            groups.setdefault(unit.path[:cut], []).append(label)
+    pairs = [group for group in groups.values() if len(group) == 2]
+    counts = Counter(label for pair in pairs for label in pair)
+    found = {}
+    for one, other in pairs:
+        if counts[one] == counts[other] == 1:
+            found[one], found[other] = other, one
+    return found
+
+
+def _open_groups(matcher: _Matcher) -> list[tuple[list[Unit], list[Unit]]]:
+    """The open units as groups within which each may be each."""
+    rivals = _rivals(matcher)
+    groups: list[tuple[list[Unit], list[Unit]]] = []
+    by_b: dict[str, int] = {}
+    alone: list[Unit] = []
+    for one, others in rivals.items():
+        unit = matcher.open_a[one]
+        places = {by_b[other] for other in others if other in by_b}
+        if not others:
+            alone.append(unit)
+            continue
+        place = min(places, default=len(groups))
+        if place == len(groups):
+            groups.append(([], []))
+        for merged in sorted(places - {place}):
+            for side in (0, 1):
+                groups[place][side].extend(groups[merged][side])
+                groups[merged][side].clear()
+        groups[place][0].append(unit)
+        groups[place][1].extend(matcher.open_b[o] for o in others if o not in by_b)
+        by_b.update({u.label: place for u in groups[place][1]})
+    known = {u.label for _, others in groups for u in others}
+    rest = [unit for label, unit in matcher.open_b.items() if label not in known]
+    groups = [group for group in groups if group[0]]
+    return groups + [([unit], []) for unit in alone] + [([], [unit]) for unit in rest]
+
+
+def _pair_ordered(matcher: _Matcher) -> list[tuple[list[Unit], list[Unit]]]:
+    """Pair groups of equals, as many on both sides, in stored order; returns what stays open."""
+    left = []
+    for ones, others in _open_groups(matcher):
+        traits = {unit.traits for unit in ones} | {unit.traits for unit in others}
+        shared = frozenset.intersection(*traits) if traits else frozenset()
+        if len(ones) != len(others) or not shared:
+            left.append((ones, others))
+            continue
+        ones, others = (sorted(side, key=lambda unit: unit.number) for side in (ones, others))
+        for one, other in zip(ones, others, strict=True):
+            matcher.pair(one.label, other.label, "ordered", f"order among {len(ones)} equals")
+    return left
+
+
+def _by(
+    units: Mapping[str, Unit], form: Callable[[Unit], tuple[str, ...]]
+) -> dict[tuple[str, ...], list[str]]:
+    found: dict[tuple[str, ...], list[str]] = {}
+    for label, unit in units.items():
+        found.setdefault(form(unit), []).append(label)
+    return found
