@@ -68,8 +68,11 @@ class Prepared:
     @property
     def path(self) -> str:
         """What opens the output: its file, the index of its shards, or TensorFlow's prefix."""
-        last = [file.path for file in self.plan.files if not file.path.endswith("/checkpoint")][-1]
-        return last.removesuffix(".index") if self.plan.container == "tensorflow" else last
+        paths = [file.path for file in self.plan.files]
+        if self.plan.container != "tensorflow":
+            return paths[-1]
+        # The `checkpoint` file comes behind the index where it is written.
+        return [path for path in paths if path.endswith(".index")][-1].removesuffix(".index")
 
     def refuse(self) -> None:
         """LossError where something would be lost that nobody allowed; names the options."""
