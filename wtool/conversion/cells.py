@@ -10,8 +10,8 @@ from wtool.conversion.operations import (
     Extents,
     Operation,
     Sizes,
-    refuse_shape,
     check_same_rest,
+    refuse_shape,
     slice_axis,
 )
 from wtool.errors import UnsupportedError

@@ -127,7 +127,9 @@ def _settings(
             )
         settings[name] = value  # type: ignore[assignment]
     if "chw" in settings and not isinstance(settings["chw"], int | float | str):
-        settings["last"] = len(settings["chw"]) - 1
+        rank = len(settings["chw"])
+        settings["last"] = rank - 1
+        settings["window"] = tuple(range(2, rank + 1))
     if kind == "prelu" and not settings["shape"]:
         settings["shape"] = (-1,)
     return settings
@@ -144,7 +146,8 @@ def _rows(kind: str, layer: Layer, options: Dict[str, object]) -> list[Row]:
         if kind not in WEIGHT_NORM_KINDS or style not in WEIGHT_NORM_LEAVES:
             raise MalformedInput(
                 f"weight_norm = '{style}' of kind '{kind}'",
-                expected=f"one of {', '.join(WEIGHT_NORM_LEAVES)} on {', '.join(WEIGHT_NORM_KINDS)}",
+                expected=f"one of {', '.join(WEIGHT_NORM_LEAVES)}, on "
+                f"{', '.join(WEIGHT_NORM_KINDS)}",
             )
         leaves = WEIGHT_NORM_LEAVES[str(style)]
         rows = [

@@ -88,7 +88,7 @@ TORCH_KERAS: dict[str, Layer] = {
     "linear": Layer((_weight("transpose"), _BIAS), ("weight", 0)),
     # The first Linear after Flatten: PyTorch flattens (C, H, W), Keras (H, W, C).
     "linear_flatten": Layer(
-        (_weight("unflatten 1 chw", "permute ... 1 0", "flatten 0 last"), _BIAS),
+        (_weight("unflatten 1 chw", "permute window 1 0", "flatten 0 last"), _BIAS),
         ("weight", 0),
         (("chw", None),),
     ),

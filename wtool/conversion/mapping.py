@@ -6,7 +6,7 @@
     [[rule]]             a, b (a name or a list), op = [...], lossy = "..."
     [[tied]]             side, name, same_as: compared before it is dropped, made on the way back
     [[ignore]]           side, name, reason
-    [[make]]             side, name, reason, dtype, shape, value or values, or from_template = true
+    [[make]]             side, name, reason, dtype, shape, fill or values, or from_template = true
 
 A file is read whole or refused with the line and the rule that is wrong.
 """
@@ -99,7 +99,7 @@ class _Loader:
         if unknown:
             raise MalformedInput(f"no table '{unknown[0]}'", expected=", ".join(_TABLES))
         head = self._table("mapping")
-        self._check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "source"})
+        self._check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "about"})
         if head.get("schema", SCHEMA) != SCHEMA:
             raise MalformedInput("unknown schema", expected=SCHEMA, found=head["schema"])
         self.sides = {"a": self._side(head["a"], "a"), "b": self._side(head["b"], "b")}
@@ -117,9 +117,10 @@ class _Loader:
             tuple(self._each("tied", self._tied)),
             tuple(self._each("ignore", self._ignored)),
             tuple(self._each("make", self._made)),
-            tuple(self._texts(head.get("notes", []), "notes")),
-            dict(self.constants),
-            self.path,
+            notes=tuple(self._texts(head.get("notes", []), "notes")),
+            constants=dict(self.constants),
+            path=self.path,
+            about=str(head.get("about", "")),
         )
 
     def _table(self, name: str) -> dict[str, Any]:
@@ -232,7 +233,12 @@ class _Loader:
     def _tied(self, row: dict[str, Any], label: str) -> Tied:
         self._check_keys(row, "tied", {"side", "name", "same_as"}, {"reason"})
         side = self._side_name(row)
-        name, same_as = self._templates(side, [row["name"], row["same_as"]])
+        separators = {side: self.sides[side].separator}
+        texts = self._texts([row["name"], row["same_as"]], "name")
+        (name,) = link({side: texts[:1]}, separators, texts[1:])[side]
+        (same_as,) = link({side: texts[1:]}, separators, texts[:1])[side]
+        if not same_as.variables <= name.variables:
+            raise MalformedInput(f"'{same_as.text}' has variables that '{name.text}' does not tell")
         return Tied(label, side, name, same_as)
 
     def _ignored(self, row: dict[str, Any], label: str) -> Ignored:
@@ -242,15 +248,15 @@ class _Loader:
         return Ignored(label, side, name, str(row["reason"]))
 
     def _made(self, row: dict[str, Any], label: str) -> Made:
-        optional = {"dtype", "shape", "value", "values", "from_template"}
-        self._check_keys(row, "make", {"side", "name", "reason"}, optional)
-        if ("value" in row) + ("values" in row) + (row.get("from_template") is True) != 1:
-            raise MalformedInput("says one of value, values and from_template = true")
+        optional = {"reason", "dtype", "shape", "fill", "values", "from_template"}
+        self._check_keys(row, "make", {"side", "name"}, optional)
+        if ("fill" in row) + ("values" in row) + (row.get("from_template") is True) != 1:
+            raise MalformedInput("says one of fill, values and from_template = true")
         (name,) = self._templates(self._side_name(row), [row["name"]])
         if name.literal is None:
             raise MalformedInput("makes one tensor, with one name", found=row["name"])
         shape = row.get("shape", [])
-        values = [row["value"]] if "value" in row else row.get("values")
+        values = [row["fill"]] if "fill" in row else row.get("values")
         dtype = row.get("dtype", "float32")
         if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
             raise MalformedInput("shape is a list of sizes", found=shape)
@@ -270,7 +276,7 @@ class _Loader:
             label,
             self._side_name(row),
             name.literal,
-            str(row["reason"]),
+            str(row.get("reason", "the other side has none")),
             dtype,
             tuple(shape),
             None if values is None else tuple(float(v) for v in values),

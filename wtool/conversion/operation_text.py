@@ -133,7 +133,7 @@ def _flatten(words: _Words) -> Operation | None:
         return None
     if sizes and len(sizes) != numbers[1] - numbers[0] + 1:
         return None
-    return Flatten(*numbers, sizes)
+    return Flatten(numbers[0], numbers[1], sizes)
 
 
 def _vector(words: _Words) -> Operation | None:
@@ -170,7 +170,7 @@ def _stack(words: _Words, undo: bool = False) -> Operation | None:
     numbers = words.numbers()
     if len(numbers) != 2 or numbers[0] < 0 or not 0 < numbers[1] <= MAX_PARTS:
         return None
-    return Stack(*numbers, undo)
+    return Stack(numbers[0], numbers[1], undo)
 
 
 def _gates(words: _Words) -> Operation | None:
@@ -195,7 +195,7 @@ def _join_cell(words: _Words) -> Operation | None:
     numbers = words.numbers()
     if len(numbers) != 2 or numbers[0] < 1 or numbers[1] not in (0, 1):
         return None
-    return JoinCell(*numbers)
+    return JoinCell(numbers[0], numbers[1])
 
 
 def _alone(operation: Operation) -> Callable[[_Words], Operation | None]:

@@ -1,8 +1,8 @@
 """Reversible operations on layouts: what is done to a tensor's axes between two frameworks.
 
-Each takes a tuple of extents and gives a tuple of extents, lazily. `inverse` undoes it; an operation
-that cannot be undone bit for bit says so in `lossy`, one that cannot be undone at all has no
-inverse. None falls back to a reshape that merely fits: a tensor of another form is refused.
+Each takes a tuple of extents and gives a tuple of extents, lazily. `inverse` undoes it; an
+operation that cannot be undone bit for bit says so in `lossy`, one that cannot be undone at all has
+no inverse. None falls back to a reshape that merely fits: a tensor of another form is refused.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class Vector:
         if self.undo:
             if sum(n != 1 for n in shape) > 1:
                 raise refuse_shape(self.text, "one axis longer than 1", shape)
-            target: Sequence[int] | None = (extent.count,)
+            sizes: tuple[int, ...] = (extent.count,)
         else:
             if self.shape is None:
                 raise UnsupportedError(
@@ -307,7 +307,7 @@ class Vector:
             target = _fit(self.shape, extent.count) if len(shape) == 1 else None
             if target is None or sum(n != 1 for n in target) > 1:
                 raise refuse_shape(self.text, f"a vector for {list(self.shape)}", shape)
-        sizes = tuple(target)
+            sizes = target
         return (_derive(extent, sizes, lambda values: values.reshape(sizes), "reshape"),)
 
     def inverse(self) -> Operation:

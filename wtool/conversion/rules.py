@@ -125,6 +125,7 @@ class Mapping:
     notes: tuple[str, ...] = ()
     constants: Dict[str, Constant] = field(default_factory=dict)
     path: str = ""
+    about: str = ""
 
     def side_of(self, framework: str) -> SideName | None:
         """The one side that is of the framework: "torch", "keras" or "tensorflow"; else None."""

@@ -4,6 +4,7 @@ Both sides of a rule use the same variables, so one text gives a match in each d
 
 - `{x}`      one component: anything without "." and "/"
 - `{x:int}`  a number without leading zeros; `{x+1}`, `{x-1}` the same number moved
+- `{x:letter}` that number as a letter: 0 is a, 25 is z
 - `{x:1..3}` a number of that range; `{x:q|k|v}` one of these words
 - `{x**}`    several components; joined by "." or "/", whichever its side uses
 - `{{`, `}}` a brace
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from wtool.errors import MalformedInput
+from wtool.errors import MalformedInput, UnsupportedError
 
 # A match may try every split of a name for each of these: more would be slow on long names.
 MAX_PATHS = 2
@@ -37,6 +38,7 @@ Values = Mapping[str, Value]
 class Variable:
     """One place in a template. kind: "word", "int", "range", "choice", "path" or "" (said on the
     other side). limits: of a range. words: of a choice. shift: added where the name is written.
+    letter: written as one.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Variable:
     limits: tuple[int, int] = (0, 0)
     words: tuple[str, ...] = ()
     shift: int = 0
+    letter: bool = False
 
 
 Part = str | Variable
@@ -64,10 +67,13 @@ def parse(text: str) -> tuple[Part, ...]:
             raise MalformedInput(f"template '{text}' has a brace without its pair")
         if literal:
             parts.append(literal)
-        elif parts:
+        variable = _parse_variable(token.group(1), text)
+        before = parts[-1] if parts and not literal else None
+        if isinstance(before, Variable) and variable.letter == before.letter:
+            # A number and a letter can be told apart; whatever else cannot.
             raise MalformedInput(f"template '{text}' has two variables with nothing between them")
         literal = ""
-        parts.append(_parse_variable(token.group(1), text))
+        parts.append(variable)
     literal += text[position:]
     if literal:
         parts.append(literal)
@@ -96,8 +102,8 @@ def _parse_variable(inner: str, text: str) -> Variable:
         return Variable(name, "", shift=int(shift))
     if kind is None:
         return Variable(name)
-    if kind == "int":
-        return Variable(name, "int")
+    if kind in ("int", "letter"):
+        return Variable(name, "int", letter=kind == "letter")
     limits = _RANGE.fullmatch(kind)
     if limits:
         low, high = int(limits.group(1)), int(limits.group(2))
@@ -107,7 +113,7 @@ def _parse_variable(inner: str, text: str) -> Variable:
     if _WORDS.fullmatch(kind):
         return Variable(name, "choice", words=tuple(kind.split("|")))
     raise MalformedInput(
-        f"template '{text}' has an unknown type '{kind}'", expected="int, 1..3 or q|k|v"
+        f"template '{text}' has an unknown type '{kind}'", expected="int, letter, 1..3 or q|k|v"
     )
 
 
@@ -134,7 +140,9 @@ class Template:
         if isinstance(part, str):
             return re.escape(part)
         kind = self.kinds[part.name]
-        if kind.kind in ("int", "range"):
+        if part.letter:
+            inner = "[a-z]"
+        elif kind.kind in ("int", "range"):
             inner = _NUMBER
         elif kind.kind == "choice":
             inner = "|".join(re.escape(word) for word in sorted(kind.words, key=len, reverse=True))
@@ -163,7 +171,7 @@ class Template:
     def _value(self, part: Variable, text: str) -> Value | None:
         kind = self.kinds[part.name]
         if kind.kind in ("int", "range"):
-            number = int(text) - part.shift
+            number = ord(text) - ord("a") if part.letter else int(text) - part.shift
             low, high = kind.limits if kind.kind == "range" else (0, number)
             return number if low <= number <= high and number >= 0 else None
         return tuple(text.split(self.separator)) if kind.kind == "path" else text
@@ -176,6 +184,10 @@ class Template:
         )
 
     def _text(self, part: Variable, value: Value) -> str:
+        if part.letter and isinstance(value, int):
+            if value > 25:
+                raise UnsupportedError(f"'{self.text}' has no letter for {value}")
+            return chr(ord("a") + value)
         if isinstance(value, int):
             return str(value + part.shift)
         return value if isinstance(value, str) else self.separator.join(value)
@@ -245,7 +257,9 @@ def _is_number(variable: Variable) -> bool:
 def _declare(kinds: dict[str, Variable], part: Variable, text: str) -> None:
     plain = Variable(part.name, part.kind, part.limits, part.words)
     known = kinds.setdefault(part.name, plain)
-    if not known.kind:
+    if not known.kind or (known.kind == "int" and plain.kind == "range"):
         kinds[part.name] = plain
+    elif known.kind == "range" and plain.kind == "int":
+        return
     elif plain.kind and plain != known:
         raise MalformedInput(f"'{text}' declares {{{part.name}}} otherwise than before")
