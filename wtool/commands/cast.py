@@ -18,13 +18,12 @@ from wtool.commands.saving import (
     prepare,
     prove_written,
     refusal_notes,
-    saving_options,
     shape,
-    shaping_options,
     summary,
     with_proof,
     write,
 )
+from wtool.commands.saving_options import saving_options, shaping_options
 from wtool.commands.selection import matches
 from wtool.conversion.cast_extent import CastExtent
 from wtool.dtypes import DTYPES, DType

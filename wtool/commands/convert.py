@@ -20,13 +20,12 @@ from wtool.commands.saving import (
     prepare,
     prove_written,
     refusal_notes,
-    saving_options,
     shape,
-    shaping_options,
     summary,
     with_proof,
     write,
 )
+from wtool.commands.saving_options import saving_options, shaping_options
 from wtool.report import Column, Report
 
 _PLAN_COLUMNS = (

@@ -1,4 +1,4 @@
-"""What `convert` and `cast` share: the options of the output, the plan, the write, the proof."""
+"""What `convert` and `cast` share: the plan of the output, the write, the proof."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.errors import LossError, UsageError, shorten
@@ -37,7 +35,7 @@ _SHARD_PRECISION = 256
 
 @dataclass(frozen=True)
 class Target:
-    """The output as asked for: the options of both commands, see `saving_options`."""
+    """The output as asked for; the options of both commands, see `saving_options`."""
 
     path: str
     container: str | None = None
@@ -311,7 +309,7 @@ def shape(
     model_only: bool = False,
     ema: bool = False,
 ) -> Checkpoint:
-    """The tensors that are asked for, under the names that are asked for; see `shaping_options`."""
+    """The tensors that are asked for, under the names that are asked for."""
     from wtool.conversion import naming, shaping
 
     if model_only and ema:
@@ -336,69 +334,3 @@ def open_source(
     if len(chosen) == len(opened):
         return opened, opened
     return opened, with_tensors(opened, chosen)
-
-
-def shaping_options() -> list[click.Parameter]:
-    """Which tensors are written, and under which names, beside --select, --exclude and --root."""
-    return [
-        click.Option(
-            ["--strip-prefix"],
-            multiple=True,
-            metavar="PREFIX",
-            help="Take this from the front of names, as in 'module.'.",
-        ),
-        click.Option(
-            ["--rename"],
-            multiple=True,
-            metavar="OLD=NEW",
-            help="Rename by glob, or by regular expression after 're:', with \\1 in NEW.",
-        ),
-        click.Option(
-            ["--model-only"],
-            is_flag=True,
-            help="Leave out optimizer, EMA and other state, and values that are no tensors.",
-        ),
-        click.Option(["--ema"], is_flag=True, help="Take the EMA copy in the model's place."),
-    ]
-
-
-def saving_options() -> list[click.Parameter]:
-    """The options of the output that `convert` and `cast` share."""
-    from wtool.writers import CONTAINERS
-    from wtool.writers.plans import LOSSES
-
-    return [
-        click.Option(
-            ["--container"],
-            type=click.Choice(CONTAINERS),
-            help="What to write (default: by the ending of OUT; no ending is TensorFlow).",
-        ),
-        click.Option(
-            ["--max-shard-size"],
-            metavar="SIZE",
-            help="Largest sum of tensors in one file: 5GB, 500MB, 2GiB.",
-        ),
-        click.Option(
-            ["--shards"], type=click.IntRange(1, 99_999), help="Split into about so many files."
-        ),
-        click.Option(
-            ["--template"],
-            metavar="PATH",
-            help="Keras, TensorFlow: a file of the target model, for its structure.",
-        ),
-        click.Option(
-            ["--state"], is_flag=True, help="TensorFlow: write the `checkpoint` file too."
-        ),
-        click.Option(["--untie"], is_flag=True, help="Write tied tensors separately."),
-        click.Option(["--drop-extras"], is_flag=True, help="Leave out values that are no tensors."),
-        click.Option(
-            ["--allow"],
-            multiple=True,
-            type=click.Choice(list(LOSSES)),
-            help="Accept the loss of what the target cannot hold.",
-        ),
-        click.Option(["--dry-run"], is_flag=True, help="Show the plan, write nothing."),
-        click.Option(
-            ["--prove"], is_flag=True, help="Have the target's own library read it, and compare."
-        ),
-    ]
