@@ -14,8 +14,9 @@ import click
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import open_model, report_command
+from wtool.commands.diff_manifests import diff_manifests
 from wtool.commands.grouping import group_of
-from wtool.commands.selection import choose
+from wtool.commands.selection import choose, keep_names
 from wtool.errors import UsageError
 from wtool.extents import Absent
 from wtool.report import Column, Report
@@ -64,7 +65,8 @@ def diff(
     Works across containers and types. `max_rel` is relative to A; `rel_l2` is the norm of the
     change over the norm of A. Rows are sorted by how much changed; equal tensors are left out
     (--all shows them). Groups measure floating tensors only: a step counter would drown them.
-    Exit code 0: the same; 1: different.
+    A manifest may stand for a model: structure and digests are compared, not by how much values
+    differ. Exit code 0: the same; 1: different.
 
     \b
     Example:
@@ -74,6 +76,20 @@ def diff(
     if not tolerance >= 0:
         raise UsageError("bad tolerance", expected="a number from 0 on", found=tolerance)
     group = group_of(by, allowed=_BY)
+    if _is_manifest(a) or _is_manifest(b):
+        if by != "tensor" or tolerance or show_all:
+            raise UsageError(
+                "a manifest has no values: --by, --tolerance and --all need two models"
+            )
+        return diff_manifests(
+            a,
+            b,
+            keep=keep_names(select, exclude),
+            ignore_dtype=ignore_dtype,
+            root=root,
+            jobs=jobs,
+            progress=progress,
+        )
     old = a if isinstance(a, Checkpoint) else open_model(a, root=root)
     new = b if isinstance(b, Checkpoint) else open_model(b, root=root)
     old, new = _choose_in_either(old, new, select, exclude)
@@ -132,6 +148,12 @@ _GROUP_COLUMNS = (
     Column("changed", "elements"),
     Column("count", "elements"),
 )
+
+
+def _is_manifest(side: Checkpoint | str) -> bool:
+    from wtool.manifests.document import is_manifest
+
+    return isinstance(side, str) and is_manifest(side)
 
 
 def _choose_in_either(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from wtool.checkpoint import Checkpoint
 from wtool.errors import UsageError
@@ -60,3 +60,28 @@ def choose(
         chosen.difference_update(matches(pattern, names))
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name in chosen}
     return dataclasses.replace(checkpoint, tensors=kept)
+
+
+def keep_names(
+    select: Sequence[str], exclude: Sequence[str], *, strict: bool = True
+) -> Callable[[Iterable[str]], set[str]]:
+    """A function from names to those that the patterns select and do not exclude.
+
+    strict: it raises UsageError where a pattern matches none of the names.
+    """
+    chosen = [(compile_pattern(p), p) for p in select]
+    dropped = [(compile_pattern(p), p) for p in exclude]
+
+    def keep(names: Iterable[str]) -> set[str]:
+        every = set(names)
+        for compiled, text in (*chosen, *dropped):
+            if strict and not any(compiled.fullmatch(name) for name in every):
+                raise UsageError(f"pattern '{text}' matches no tensor of either")
+        return {
+            name
+            for name in every
+            if (not chosen or any(compiled.fullmatch(name) for compiled, _ in chosen))
+            and not any(compiled.fullmatch(name) for compiled, _ in dropped)
+        }
+
+    return keep

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model, report_command
-from wtool.commands.selection import compile_pattern
+from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
 from wtool.errors import UsageError
 from wtool.report import Column, Report
@@ -94,31 +94,6 @@ class _Parts:
     files: bool
     tensors: bool
     structure: bool
-
-
-def keep_names(
-    select: Sequence[str], exclude: Sequence[str], *, strict: bool = True
-) -> Callable[[Iterable[str]], set[str]]:
-    """A function from names to those that the patterns select and do not exclude.
-
-    strict: it raises UsageError where a pattern matches none of the names.
-    """
-    chosen = [(compile_pattern(p), p) for p in select]
-    dropped = [(compile_pattern(p), p) for p in exclude]
-
-    def keep(names: Iterable[str]) -> set[str]:
-        every = set(names)
-        for compiled, text in (*chosen, *dropped):
-            if strict and not any(compiled.fullmatch(name) for name in every):
-                raise UsageError(f"pattern '{text}' matches no tensor of model or manifest")
-        return {
-            name
-            for name in every
-            if (not chosen or any(compiled.fullmatch(name) for compiled, _ in chosen))
-            and not any(compiled.fullmatch(name) for compiled, _ in dropped)
-        }
-
-    return keep
 
 
 def _verify_release(
