@@ -87,7 +87,12 @@ def _is_filled(tensor: Tensor, fill: float) -> bool:
 
 def _lost_on_the_way_back(outcome: Outcome) -> Iterator[Open]:
     """Source tensors that do not come back with the same bits, and names that come from nowhere."""
-    back = plan_layouts(outcome.unchecked(), outcome.mapping, to=other(outcome.to), one_way=True)
+    there = outcome.unchecked()
+    # What the template keeps beside its model did not come from the source.
+    kept = {t.name for step in outcome.steps if step.status == "kept" for t in step.targets}
+    model = {name: tensor for name, tensor in there.tensors.items() if name not in kept}
+    there = dataclasses.replace(there, tensors=model)
+    back = plan_layouts(there, outcome.mapping, to=other(outcome.to), one_way=True)
     excused = {step.label for step in outcome.steps if step.lossy}
     for item in back.open:
         if item.label not in excused:
