@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +259,44 @@ def test_what_leads_out_of_the_file_or_has_no_bounds_is_refused(
     path = write(tmp_path / "x.h5", fill, track_order=track_order)
     with pytest.raises(kind, match=message):
         load_all(path)
+
+
+# Reads each file as far as wtool does, under limits of memory and processor time.
+LIMITED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_hdf5_file import load_all
+from wtool.errors import WtoolError
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+for path in sys.argv[2:]:
+    try:
+        load_all(Path(path))
+        print("opened")
+    except WtoolError as error:
+        print(error)
+"""
+
+
+def test_what_is_refused_takes_little_time_and_memory(tmp_path: Path) -> None:
+    paths = []
+    for case, (fill, _, _) in REFUSED.items():
+        path = tmp_path / f"{case}.h5"
+        paths.append(str(write(path, fill, track_order=False)))
+    folder = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, folder, *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(paths)
+    for line, (_, _, message) in zip(lines, REFUSED.values(), strict=True):
+        assert message.removeprefix("tensor 'x': ") in line
 
 
 def load_all(path: Path) -> None:

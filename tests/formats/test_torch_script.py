@@ -189,6 +189,16 @@ def test_without_its_code_an_archive_still_opens(scripted, tmp_path):
     assert not any(tensor.role for tensor in found)
 
 
+def test_an_archive_with_the_records_of_torch_1_6_alone_reads_the_same(scripted, tmp_path):
+    later = ("/byteorder", "/.format_version", "/.storage_alignment", "serialization_id")
+    path = rewritten(scripted, tmp_path / "model.pt", lambda n, d: None if n.endswith(later) else d)
+    module = torch.jit.load(str(path))
+    found = open_checkpoint(path)
+    for name, tensor in module.state_dict().items():
+        assert_equal(found[name], tensor)
+    assert list(found.tensors) == list(open_checkpoint(scripted).tensors)
+
+
 @pytest.mark.parametrize(
     ("constants", "message"),
     [

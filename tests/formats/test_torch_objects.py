@@ -1,0 +1,127 @@
+"""Calls and objects that other writers put into torch files, against what torch makes of them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import io
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_oracle import assert_same
+from torch_zips import rezip
+
+from wtool.errors import MalformedInput
+from wtool.formats import open_checkpoint
+
+
+class Rebuilt:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+VALUES = torch.tensor([[1.5, -2], [0, 4]])
+CALLS = {
+    "_rebuild_tensor": (torch._utils._rebuild_tensor, VALUES._typed_storage(), 1, (2,), (2,)),
+    "_rebuild_device_tensor_from_cpu_tensor": (
+        torch._utils._rebuild_device_tensor_from_cpu_tensor, VALUES, torch.float32, "cpu", False
+    ),
+    "_rebuild_device_tensor_from_numpy": (
+        torch._utils._rebuild_device_tensor_from_numpy, VALUES.numpy(), torch.float32, "cpu", False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_gives_the_tensor_that_torch_makes_of_it(tmp_path, name):
+    path = tmp_path / "model.pth"
+    torch.save({"w": Rebuilt(*CALLS[name])}, path)
+    checkpoint = open_checkpoint(path)
+    assert list(checkpoint.tensors) == ["w"]
+    assert checkpoint.globals[f"torch._utils.{name}"] == 1
+    assert_same(checkpoint["w"], torch.load(path, weights_only=False)["w"])
+
+
+def test_the_old_name_of_a_call_is_known_too(tmp_path):
+    torch.save({"w": Rebuilt(*CALLS["_rebuild_device_tensor_from_numpy"])}, tmp_path / "model.pth")
+    path = rezip(
+        tmp_path / "model.pth",
+        tmp_path / "xla.pth",
+        edit=lambda name, data: data.replace(
+            b"_rebuild_device_tensor_from_numpy", b"_rebuild_xla_tensor"
+        ),
+    )
+    assert_same(open_checkpoint(path)["w"], torch.load(path, weights_only=False)["w"])
+
+
+def test_a_tensor_of_another_type_than_its_device_had_is_noted(tmp_path):
+    function = torch._utils._rebuild_device_tensor_from_cpu_tensor
+    torch.save({"w": Rebuilt(function, VALUES, torch.float16, "hpu:0", False)}, tmp_path / "x.pth")
+    checkpoint = open_checkpoint(tmp_path / "x.pth")
+    assert_same(checkpoint["w"], VALUES)
+    assert "a tensor of device hpu:0 is shown as it was stored" in checkpoint.notes
+
+
+def test_a_device_tensor_of_objects_is_refused(tmp_path):
+    function = torch._utils._rebuild_device_tensor_from_numpy
+    array = np.array([None], dtype=object)
+    torch.save({"w": Rebuilt(function, array, torch.float16, "cpu", False)}, tmp_path / "x.pth")
+    with pytest.raises(MalformedInput, match=r"'w'.*expected a numeric NumPy array"):
+        open_checkpoint(tmp_path / "x.pth")
+
+
+@dataclasses.dataclass
+class Record:
+    weight: torch.Tensor
+    step: int
+
+
+Pair = collections.namedtuple("Pair", "left right")
+
+
+class Slotted:
+    __slots__ = ("weight",)
+
+
+def slotted(weight: torch.Tensor) -> Slotted:
+    result = Slotted()
+    result.weight = weight
+    return result
+
+
+# What is saved, the name that its tensor gets, and a value beside it: name -> value.
+OBJECTS = {
+    "namespace": (argparse.Namespace(weight=VALUES, lr=0.5), "o.weight", {"o.lr": 0.5}),
+    "simple namespace": (types.SimpleNamespace(weight=VALUES, lr=2), "o.weight", {"o.lr": 2}),
+    "dataclass": (Record(VALUES, 7), "o.weight", {"o.step": 7}),
+    "namedtuple": (Pair(1, VALUES), "o.1", {"o.0": 1}),
+    "slots": (slotted(VALUES), "o.weight", {}),
+    "deque": (collections.deque([VALUES, 3]), "o.0", {"o.1": 3}),
+    "default dictionary": (collections.defaultdict(dict, {"w": VALUES}), "o.w", {}),
+    "mapping proxy of a dict": (collections.UserDict({"w": VALUES}), "o.data.w", {}),
+    "counter": (collections.Counter({"a": 3}), None, {"o.a": 3}),
+    "bytes in memory": (io.BytesIO(b"state"), None, {}),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_tensors_in_objects_of_any_class_are_found(tmp_path, name, protocol):
+    value, tensor, beside = OBJECTS[name]
+    path = tmp_path / "model.pth"
+    torch.save({"o": value, "last": VALUES + 1}, path, pickle_protocol=protocol)
+    checkpoint = open_checkpoint(path, root=".")
+    assert list(checkpoint.tensors) == ([tensor] if tensor else []) + ["last"]
+    if tensor:
+        assert_same(checkpoint[tensor], VALUES)
+    assert {key: checkpoint.extras[key] for key in beside} == beside
