@@ -31,6 +31,7 @@ _COMMANDS = (
     "cast",
     "map",
     "check",
+    "doctor",
     "manifest",
     "freeze",
     "verify",

@@ -27,6 +27,7 @@ COMMANDS = (
     "cast",
     "map",
     "check",
+    "doctor",
     "manifest",
     "freeze",
     "verify",

@@ -119,14 +119,25 @@ def _subject(
         checkpoint,
         policy,
         open_model=open_model,
-        verify=None,
-        config=_config(checkpoint),
+        verify=_verify,
+        config=read_configuration(checkpoint),
         jobs=jobs,
         progress=progress,
     )
 
 
-def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _verify(checkpoint: Checkpoint, manifest: str) -> list[tuple[str | None, str]]:
+    """(tensor, what is wrong) of all that a manifest finds in the model."""
+    from wtool.commands.verify import verify
+
+    lines: list[tuple[str | None, str]] = []
+    for row in verify(checkpoint, manifest).rows:
+        facts = [f"{key} {row[key]}" for key in ("expected", "found") if row.get(key)]
+        lines.append((row.get("name"), f"{row['status']}: {', '.join(facts)}".rstrip(": ")))
+    return lines
+
+
+def read_configuration(checkpoint: Checkpoint) -> dict[str, Any]:
     """The `config.json` of the model's folder, where it has one that can be read."""
     from wtool.formats.model_directory import read_config
 
