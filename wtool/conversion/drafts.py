@@ -59,7 +59,7 @@ def propose(
         ordered=in_stored_order(a) and in_stored_order(b),
     )
     layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
-    suspects = _after_flatten(units_a)
+    suspects = _after_flatten(units_a, ordered=in_stored_order(a))
     undecided = set()
     for match in pairing.matches:
         if match.a.label not in layouts:
@@ -125,11 +125,12 @@ def _tensor_names(
             yield names
 
 
-def _after_flatten(units: Sequence[Unit]) -> set[str]:
+def _after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
     """Linear layers whose inputs may be flattened pictures.
 
     Their number is a multiple of a convolution's channels, and no other layer is so wide: or the
-    layer just before is a convolution of fewer channels.
+    layer just before, where the units are `ordered` as the model defines them, is a convolution of
+    fewer channels.
     """
     channels: set[int] = set()
     widths: dict[int, set[str]] = {}
@@ -146,11 +147,15 @@ def _after_flatten(units: Sequence[Unit]) -> set[str]:
         if linear is not None:
             wide = linear[0]
             explained = bool(widths.get(wide, set()) - {unit.label})
-            beside = before is not None and any(
-                kind in ("conv", "depthwise", "batchnorm")
-                and wide % shape[-1] == 0
-                and wide != shape[-1]
-                for kind, shape in before.traits
+            beside = (
+                ordered
+                and before is not None
+                and any(
+                    kind in ("conv", "depthwise", "batchnorm")
+                    and wide % shape[-1] == 0
+                    and wide != shape[-1]
+                    for kind, shape in before.traits
+                )
             )
             multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
             if beside or (multiple and not explained):

@@ -96,12 +96,15 @@ def pair_units(
 
 
 def in_stored_order(checkpoint: Checkpoint) -> bool:
-    """Whether tensors lie in another order than that of their names, so that it says something.
+    """Whether tensors lie in the order in which the model defines them, as far as can be known.
 
-    safetensors files and TensorFlow's index are sorted; such an order is no evidence.
+    PyTorch's and Keras's own files keep it; safetensors files and TensorFlow's index are sorted by
+    name, and what else is sorted may be so by chance.
     """
+    if checkpoint.format.startswith(("torch", "keras")):
+        return True
     names = [tensor.name for tensor in checkpoint]
-    return names != sorted(names) and checkpoint.format not in ("safetensors", "tensorflow")
+    return checkpoint.format not in ("safetensors", "tensorflow") and names != sorted(names)
 
 
 def _pair_names(matcher: _Matcher) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wtool.conversion.derived import same_bits
+from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_rules import TORCH_KERAS, Row
-from wtool.conversion.operation_text import Constant, parse_operations
 from wtool.conversion.operations import apply_all
+from wtool.conversion.rules import Side
 from wtool.conversion.signatures import Signature, add_signatures, measure_signature
+from wtool.conversion.templates import Template
 from wtool.errors import UnsupportedError, WtoolError
 from wtool.extents import Absent
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Tensor
     from wtool.conversion.units import Unit
 
-Options = dict[str, Constant | str]
+Options = dict[str, object]
 # Rows whose values are computed, not moved: their signatures say nothing.
 _COMPUTED = ("sum", "shift", "fold-weight-norm")
 
@@ -109,14 +111,24 @@ def _divisors(number: int) -> list[int]:
 
 
 def _is_same(a: Unit, b: Unit, kind: str, options: Options) -> bool:
-    for row in TORCH_KERAS[kind].rows:
-        left, right = _tensors(a, row.left, options), _tensors(b, _right(row, b), options)
-        if None in left or None in right or row.only is not None:
-            if row.required and row.only is None:
+    keras = "tf_keras" if "depthwise_kernel" in b.members else "keras"
+    block = expand_layer(
+        kind,
+        {"a": ["layer"], "b": ["layer"]},
+        {"a": Side("torch", "."), "b": Side(keras, "/")},
+        options=options,
+        constants={},
+        label=kind,
+    )
+    for part in block.parts:
+        if part.only is not None:
+            continue
+        left, right = _named(a, part.names["a"]), _named(b, part.names["b"])
+        steps = part.steps["b"]
+        if None in left or None in right or steps is None:
+            if part.required:
                 return False
             continue
-        constants = {k: v for k, v in options.items() if not isinstance(v, str)}
-        steps = parse_operations(row.steps, {"multiplier": 1, **constants})
         made = apply_all(steps, tuple(t.extent for t in left if t is not None))
         if len(made) != len(right):
             return False
@@ -125,6 +137,11 @@ def _is_same(a: Unit, b: Unit, kind: str, options: Options) -> bool:
         ):
             return False
     return True
+
+
+def _named(unit: Unit, templates: Sequence[Template]) -> list[Tensor | None]:
+    """The members that a layer called "layer" names."""
+    return [unit.members.get((t.literal or "")[len("layer") + 1 :]) for t in templates]
 
 
 def _right(row: Row, unit: Unit) -> tuple[str, ...]:
