@@ -199,6 +199,11 @@ def identity(extent: Extent) -> Hashable:
     return extent.storage, extent.shape
 
 
+def is_constant(extent: Extent) -> bool:
+    """Whether the values come from no file."""
+    return isinstance(extent, Derived) and not extent.inputs
+
+
 def same_bits(one: Extent, other: Extent) -> bool:
     """Whether two extents have one type and shape and hold the same bits, in C order."""
     import numpy

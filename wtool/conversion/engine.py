@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.conversion.derived import Derived, same_bits
+from wtool.conversion.derived import Derived, is_constant, same_bits
 from wtool.conversion.operations import Extents, apply_all
 from wtool.conversion.outcome import Open, Outcome, Step
 from wtool.conversion.rules import Block, Made, Mapping, Part, SideName, other
@@ -490,7 +490,8 @@ class _Planner:
         for _, step in self.steps:
             if step.status == "converted" and not step.lossy:
                 taken = sum(tensor.count for tensor in step.sources)
-                given = sum(tensor.count for tensor in step.targets)
+                # Zeros beside a bias that was a sum hold nothing.
+                given = sum(t.count for t in step.targets if not is_constant(t.extent))
                 if taken != given:
                     problem = f"has {taken} elements, what it becomes {given}"
                     self._fail(step.sources[0].name, problem, step.label)

@@ -31,6 +31,8 @@ COLUMNS: dict[str, Column] = {
     "tensorflow": "keras",
     "tf1": "tf1",
 }
+# Part that tells the width -> parts that are as long, where it is not the bias alone.
+_AS_LONG = {"mean": ("weight", "bias", "variance")}
 # Options that every kind has, beside its own.
 COMMON = ("a_names", "b_names", "scale", "center", "weight_norm")
 
@@ -74,7 +76,7 @@ def expand_layer(
         if layer.width is not None
         and row.part in present
         and row.part != layer.width[0]
-        and row.part in ("weight", "bias", "variance")
+        and row.part in _AS_LONG.get(layer.width[0], ("bias",))
         and len(row.left) == 1
     )
     return Block(label, kind, parts, evidence, lengths, left)
