@@ -281,3 +281,10 @@ def test_the_ending_says_the_container():
 def test_sizes_are_read_as_people_write_them():
     texts = {"5GB": 5 * 10**9, "2GiB": 2 << 30, "500 MB": 5 * 10**8, "1.5k": 1500, "17": 17}
     assert {text: parse_size(text) for text in texts} == texts
+
+
+def test_progress_counts_every_byte_that_is_written(tmp_path, source):
+    seen: list[tuple[int, int]] = []
+    wtool.convert(source, str(tmp_path / "m.safetensors"), progress=lambda *step: seen.append(step))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (seen[-1][1], (tmp_path / "m.safetensors").stat().st_size)

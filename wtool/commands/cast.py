@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,7 @@ def cast(
     select: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Write IN with its floating-point tensors in another type, and report what that damages.
 
@@ -139,7 +140,7 @@ def cast(
                 c.new.extent.measure()
     else:
         refusals = []
-        write(prepared, wanted, prove=prove)
+        write(prepared, wanted, prove=prove, progress=progress)
     damages = _damages(casts, result)
     overflowed = sum(damage.overflowed for damage in damages.values())
     if overflowed and on_overflow == "fail":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -60,6 +60,7 @@ def convert(
     select: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Write the tensors of IN into another container: names, layouts and values stay the same.
 
@@ -91,7 +92,7 @@ def convert(
     prepared = prepare(shaped, wanted, source=opened)
     if dry_run:
         return _plan_report(shaped, prepared, wanted, opened)
-    write(prepared, wanted, prove=prove)
+    write(prepared, wanted, prove=prove, progress=progress)
     report = Report(
         command="convert",
         columns=FILE_COLUMNS,

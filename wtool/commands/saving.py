@@ -134,7 +134,13 @@ def prepare(
     )
 
 
-def write(prepared: Prepared, target: Target, *, prove: bool) -> None:
+def write(
+    prepared: Prepared,
+    target: Target,
+    *,
+    prove: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Write what is planned; where a proof is wanted, not before its library is known to be there.
 
     Raises LossError, UsageError, OutputError; the target is then what it was.
@@ -144,7 +150,7 @@ def write(prepared: Prepared, target: Target, *, prove: bool) -> None:
     prepared.refuse()
     if prove:
         require_library(prepared.plan.container)
-    prepared.plan.write(force=target.force)
+    prepared.plan.write(force=target.force, progress=progress)
 
 
 def prove_written(

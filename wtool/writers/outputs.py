@@ -18,7 +18,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -40,10 +40,14 @@ class Output:
     Every failed call raises OutputError that names `path`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], written: Callable[[int], None] | None = None
+    ) -> None:
+        """written: told of each number of bytes that was appended."""
         self.path = os.fspath(path)
         self.temporary = _temporary_name(self.path, PARTIAL_SUFFIX)
         self.position = 0
+        self._written = written
         self._flushed = 0
         self._flusher: _Flusher | None = None
         self._fd = -1
@@ -64,6 +68,8 @@ class Output:
         except OSError as error:
             raise write_error(self.path, error) from error
         self.position += len(view)
+        if self._written is not None:
+            self._written(len(view))
         if self.position - self._flushed >= FLUSH_BYTES:
             self._flushed = self.position
             if self._flusher is None:
@@ -151,12 +157,14 @@ class OutputSet:
     killed between two renames leaves a set without its index, never a mixture that looks whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, written: Callable[[int], None] | None = None) -> None:
+        """written: told of each number of bytes that was appended to one of the files."""
         self._outputs: list[Output] = []
+        self._written = written
 
     def create(self, path: str | os.PathLike[str]) -> Output:
         """A new temporary file beside `path`."""
-        output = Output(path)
+        output = Output(path, self._written)
         self._outputs.append(output)
         return output
 

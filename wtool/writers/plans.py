@@ -82,14 +82,25 @@ class Plan:
             hint=f"allow the loss of {', '.join(kinds)} to go on",
         )
 
-    def write(self, *, force: bool = False) -> list[str]:
+    def write(
+        self, *, force: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> list[str]:
         """Write every file, then let all appear at once; the paths, in order.
 
+        progress(done, total): told of bytes while they are written.
         Law: after an error, whichever, each target is what it was, and no new file is left.
         """
         paths = [file.path for file in self.files]
         refuse_targets(paths, self.nbytes, force=force)
-        with OutputSet() as outputs:
+        done = 0
+
+        def advance(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            if progress is not None:
+                progress(done, self.nbytes)
+
+        with OutputSet(advance) as outputs:
             for file in self.files:
                 output = outputs.create(file.path)
                 file.write(output)
