@@ -143,8 +143,10 @@ def summarise(measured: Measured) -> Facts:
         lowest = (ends[0], ends[1] if distinct > 1 else 0)
         highest = (ends[-1], ends[-2] if distinct > 1 else 0)
         overflow = int(counts[values >= HALF_OVERFLOWS].sum())
-        vanish = int(counts[(values <= HALF_VANISHES) & (values > 0)].sum())
-        tiny = int(counts[(values < TINY) & (values > 0)].sum())
+        # The bin around 0 also holds magnitudes below 2^-133, of which only their number is known.
+        hidden = max(0, int(counts[values == 0].sum()) - measured.moments.zeros)
+        vanish = hidden + int(counts[(values <= HALF_VANISHES) & (values > 0)].sum())
+        tiny = hidden + int(counts[(values < TINY) & (values > 0)].sum())
         huge = int(counts[values > HUGE].sum())
     return Facts(
         measured.moments,

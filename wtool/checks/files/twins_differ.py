@@ -53,8 +53,8 @@ def twins(checkpoint: Checkpoint) -> list[str]:
     folder, name = os.path.split(opened)
     stem, suffix = os.path.splitext(name)
     same = tuple(stem + other for other in SUFFIXES) if suffix in SUFFIXES else ()
-    row = next((row for row in TWINS if name in row), same)
-    others = [os.path.join(folder, other) for other in row if other != name]
+    row = next((row for row in TWINS if name in row), ())
+    others = [os.path.join(folder, n) for n in dict.fromkeys((*row, *same)) if n != name]
     return [path for path in others if os.path.isfile(path)]
 
 
