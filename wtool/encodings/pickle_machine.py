@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from wtool.encodings.pickle_fold import fold_call, store_items
 from wtool.encodings.pickle_names import modern_name
-from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
-from wtool.encodings.pickle_text import read_text_value
+from wtool.encodings.pickle_nodes import Dict, Global, Persistent
+from wtool.encodings.pickle_opcodes import MAX_NAME_BYTES, METHODS
 from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput, WtoolError
 from wtool.sources import Source, read_bytes
 
@@ -28,13 +28,10 @@ MAX_PICKLE_BYTES = 512 << 20
 MAX_NODES = 4_000_000
 # Open MARKs. Picklers recurse for each nesting level, so files have a few thousand at most.
 MAX_MARKS = 100_000
-MAX_NAME_BYTES = 4096
 FIRST_WINDOW_BYTES = 64 << 10
 
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
-_U64 = struct.Struct("<Q")
-_F64 = struct.Struct(">d")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +67,7 @@ def parse(
     Raises TruncatedInput where the data end before STOP, MalformedInput where they break the rules
     of pickles, UnsafeInput where they ask for more than the limits above; with the position.
     """
-    machine = _Machine(data, offset, persistent)
+    machine = Machine(data, offset, persistent)
     try:
         result = machine.run()
         if not allow_trailing and result.end != len(machine.data):
@@ -105,7 +102,7 @@ def parse_source(source: Source, offset: int = 0, *, name: str = "pickle") -> Pi
         return Pickled(found.value, offset + found.end, found.protocol, found.globals, found.nodes)
 
 
-class _Machine:
+class Machine:
     """One run. Opcodes that fill large files are written out in `run`; the others are methods."""
 
     def __init__(
@@ -143,7 +140,7 @@ class _Machine:
         position = self.position
         stack = self.stack
         persistent = self.persistent
-        u32, i32, methods = _U32.unpack_from, _I32.unpack_from, _METHODS
+        u32, i32, methods = _U32.unpack_from, _I32.unpack_from, METHODS
         nodes = 0
         try:
             while True:  # the most frequent opcodes of a large state dict come first
@@ -190,7 +187,7 @@ class _Machine:
                     start = position + 4
                     position = start + u32(data, position)[0]
                     if position > size:
-                        self._cut(start, position, size)
+                        self.cut(start, position, size)
                     stack.append(data[start:position].decode("utf-8", "surrogatepass"))
                 elif op == 0x51:  # BINPERSID
                     stack[-1] = persistent(stack[-1])
@@ -221,7 +218,7 @@ class _Machine:
                     start = position + 1
                     position = start + data[position]
                     if position > size:
-                        self._cut(start, position, size)
+                        self.cut(start, position, size)
                     stack.append(data[start:position].decode("utf-8", "surrogatepass"))
                 elif op == 0x87:  # TUPLE3
                     third, second = stack.pop(), stack.pop()
@@ -281,7 +278,7 @@ class _Machine:
         """The next `nbytes` bytes; TruncatedInput where fewer are left."""
         start = self.position
         if start + nbytes > len(self.data):
-            self._cut(start, start + nbytes, len(self.data))
+            self.cut(start, start + nbytes, len(self.data))
         self.position = start + nbytes
         return self.data[start : self.position]
 
@@ -352,7 +349,8 @@ class _Machine:
             self.mentions[value.full] += 1
         self.stack.append(value)
 
-    def _cut(self, start: int, stop: int, size: int) -> NoReturn:
+    def cut(self, start: int, stop: int, size: int) -> NoReturn:
+        """TruncatedInput for a value from `start` to `stop` of data that have `size` bytes."""
         self.position = min(start, size)
         raise TruncatedInput(
             "value longer than what is left of the pickle",
@@ -360,202 +358,3 @@ class _Machine:
             expected=f"{stop - start} bytes",
             found=f"{max(0, size - start)}",
         )
-
-
-def _length(machine: _Machine, layout: struct.Struct) -> int:
-    return layout.unpack(machine.take(layout.size))[0]
-
-
-def _text(machine: _Machine, nbytes: int) -> None:
-    machine.push(machine.take(nbytes).decode("utf-8", "surrogatepass"))
-
-
-def _line_text(machine: _Machine, kind: str) -> None:
-    at = machine.position
-    line = machine.line()
-    try:
-        machine.push(read_text_value(kind, line))
-    except ValueError as error:
-        raise MalformedInput(f"bad text of a {kind}", offset=at) from error
-
-
-def _line_index(machine: _Machine) -> int:
-    line = machine.line(20)
-    if not line.isdigit():
-        raise MalformedInput("bad memo index", found=repr(line))
-    return int(line)
-
-
-def _global_by_line(machine: _Machine) -> Global:
-    module = machine.line(MAX_NAME_BYTES).decode("utf-8")
-    return machine.name_global(module, machine.line(MAX_NAME_BYTES).decode("utf-8"))
-
-
-def _stack_global(machine: _Machine) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise MalformedInput("global whose name is no text")
-    machine.push(machine.name_global(module, name))
-
-
-def _long(machine: _Machine, nbytes: int) -> None:
-    if nbytes < 0:
-        raise MalformedInput("integer of negative length", found=nbytes)
-    machine.push(int.from_bytes(machine.take(nbytes), "little", signed=True))
-
-
-def _build(machine: _Machine) -> None:
-    state = machine.stack.pop()
-    target = machine.stack[-1]
-    if not isinstance(target, Call | Dict):
-        raise MalformedInput("state for a value that has none", found=type(target).__name__)
-    if target.state is not None:
-        raise MalformedInput("state given twice to one object")
-    target.state = state
-
-
-def _append(machine: _Machine, items: list[Any]) -> None:
-    target = machine.stack[-1]
-    if type(target) is list:
-        target.extend(items)
-    elif type(target) is Call:
-        if target.items is None:
-            target.items = []
-        target.items.extend(items)
-    else:
-        raise MalformedInput("items for a value that is no list", found=type(target).__name__)
-
-
-def _append_one(machine: _Machine) -> None:
-    _append(machine, [machine.stack.pop()])
-
-
-def _append_marked(machine: _Machine) -> None:
-    items = machine.pop_mark()
-    _append(machine, items)
-
-
-def _setitem(machine: _Machine) -> None:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    store_items(machine.stack[-1], [key, value])
-
-
-def _dict(machine: _Machine) -> None:
-    items = machine.pop_mark()
-    result = Dict()
-    store_items(result, items)
-    machine.push_node(result)
-
-
-def _new_object(machine: _Machine) -> None:
-    args = machine.stack.pop()
-    machine.push_node(fold_call(machine.stack.pop(), args, True))
-
-
-def _new_object_kwargs(machine: _Machine) -> None:
-    kwargs, args = machine.stack.pop(), machine.stack.pop()
-    made = fold_call(machine.stack.pop(), args, True)
-    if not isinstance(kwargs, Dict):
-        raise MalformedInput("named arguments that are no dictionary")
-    if kwargs:
-        if type(made) is not Call:
-            raise MalformedInput("named arguments for plain data")
-        made.kwargs = kwargs
-    machine.push_node(made)
-
-
-def _instance(machine: _Machine) -> None:
-    cls = _global_by_line(machine)
-    machine.push_node(fold_call(cls, tuple(machine.pop_mark()), True))
-
-
-def _object(machine: _Machine) -> None:
-    items = machine.pop_mark()
-    machine.push_node(fold_call(items[0], tuple(items[1:]), True))
-
-
-def _set(machine: _Machine) -> None:
-    machine.push_node(Call(machine.name_global("builtins", "set"), ()))
-
-
-def _frozenset(machine: _Machine) -> None:
-    items = machine.pop_mark()
-    machine.push_node(Call(machine.name_global("builtins", "frozenset"), (items,)))
-
-
-def _protocol(machine: _Machine) -> None:
-    protocol = machine.take(1)[0]
-    if protocol > 5:
-        raise MalformedInput("unknown pickle protocol", expected="0 to 5", found=protocol)
-    machine.protocol = protocol
-
-
-def _frame(machine: _Machine) -> None:
-    length = _length(machine, _U64)
-    if machine.position + length > len(machine.data):
-        machine._cut(machine.position, machine.position + length, len(machine.data))
-
-
-def _pop(machine: _Machine) -> None:
-    if machine.stack:
-        machine.stack.pop()
-    else:
-        machine.pop_mark()
-
-
-def _refuse(what: str) -> Callable[[_Machine], None]:
-    def refuse(machine: _Machine) -> None:
-        raise UnsafeInput(what)
-
-    return refuse
-
-
-# Opcode -> what it does. BINGET and the like, met in every file, are written out in `run`.
-_TABLE: dict[bytes, Callable[[_Machine], Any]] = {
-    b"0": _pop,
-    b"1": lambda m: m.pop_mark() and None,
-    b"2": lambda m: m.push(m.stack[-1]),
-    b"N": lambda m: m.push(None),
-    b"\x88": lambda m: m.push(True),
-    b"F": lambda m: _line_text(m, "float"),
-    b"I": lambda m: _line_text(m, "integer"),
-    b"L": lambda m: _line_text(m, "long integer"),
-    b"S": lambda m: _line_text(m, "string"),
-    b"V": lambda m: _line_text(m, "unicode text"),
-    b"G": lambda m: m.push(_F64.unpack(m.take(8))[0]),
-    b"\x8a": lambda m: _long(m, m.take(1)[0]),
-    b"\x8b": lambda m: _long(m, _length(m, _I32)),
-    b"U": lambda m: m.push(ByteText.of(bytes(m.take(m.take(1)[0])))),
-    b"T": lambda m: m.push(ByteText.of(bytes(m.take(_length(m, _U32))))),
-    b"C": lambda m: m.push(bytes(m.take(m.take(1)[0]))),
-    b"B": lambda m: m.push(bytes(m.take(_length(m, _U32)))),
-    b"\x8e": lambda m: m.push(bytes(m.take(_length(m, _U64)))),
-    b"\x96": lambda m: m.push(bytearray(m.take(_length(m, _U64)))),
-    b"\x8d": lambda m: _text(m, _length(m, _U64)),
-    b"c": lambda m: m.push(_global_by_line(m)),
-    b"\x93": _stack_global,
-    b"\x81": _new_object,
-    b"\x92": _new_object_kwargs,
-    b"i": _instance,
-    b"o": _object,
-    b"b": _build,
-    b"a": _append_one,
-    b"e": _append_marked,
-    b"\x90": _append_marked,
-    b"s": _setitem,
-    b"d": _dict,
-    b"l": lambda m: m.push_node(m.pop_mark()),
-    b"\x8f": _set,
-    b"\x91": _frozenset,
-    b"g": lambda m: m.get(_line_index(m)),
-    b"p": lambda m: m.put(_line_index(m)),
-    b"\x80": _protocol,
-    b"\x95": _frame,
-    b"P": _refuse("persistent id written as text (protocol 0): torch cannot load these either"),
-    b"\x82": _refuse("code of the extension registry, which is private to one program"),
-    b"\x83": _refuse("code of the extension registry, which is private to one program"),
-    b"\x84": _refuse("code of the extension registry, which is private to one program"),
-    b"\x97": _refuse("out-of-band buffer, which is not in the file"),
-    b"\x98": _refuse("out-of-band buffer, which is not in the file"),
-}
-_METHODS: list[Callable[[_Machine], Any] | None] = [_TABLE.get(bytes([op])) for op in range(256)]
