@@ -314,9 +314,10 @@ def _hash_span(source: Source, span: _Span) -> int:
 
 
 def _as_stored_bits(tensor: Tensor) -> Iterator[bytes] | None:
-    """The bytes of a complex32 view, whose carrier complex64 would change signalling NaN.
+    """The bytes of a complex32 view, each pair of halves read as one 32-bit integer.
 
-    Each pair of halves is read as one 32-bit integer. None for every other tensor.
+    Its carrier is complex64, and processors that convert halves themselves (ARM, F16C) make a
+    signalling NaN a quiet one on the way. None for every other tensor.
     """
     extent = tensor.extent
     if tensor.dtype.name != "complex32" or type(extent) is not Strided:
