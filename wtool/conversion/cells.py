@@ -67,7 +67,7 @@ def _constant_like(extent: object) -> Derived:
     if not isinstance(extent, Extent):
         raise TypeError("no extent")
     shape, carrier = extent.shape, extent.dtype.carrier
-    return Derived(extent.dtype, shape, (), lambda: numpy.zeros(shape, carrier), ("zeros", shape))
+    return Derived(extent.dtype, shape, (), lambda: numpy.zeros(shape, carrier), object())
 
 
 @dataclass(frozen=True)

@@ -410,7 +410,10 @@ class _Planner:
         if made.values is not None:
             if self.template is not None and made.name not in self.slots:
                 return None
-            return constant(DTYPES[made.dtype], made.shape, *made.values)
+            # Keras 3 makes a counter int32 or int64, whatever its backend calls an integer.
+            known = self.slots.get(made.name)
+            dtype = DTYPES[made.dtype] if known is None else known.dtype
+            return constant(dtype, made.shape, *made.values)
         aside = None if self.sidecar is None else self.sidecar.tensors.get(made.name)
         if aside is not None:
             self.restored.add(made.name)
@@ -507,4 +510,5 @@ def constant(dtype: DType, shape: tuple[int, ...], *values: float) -> Extent:
         flat = numpy.asarray(values, numpy.float64).astype(dtype.carrier)
         return flat if len(flat) == count else numpy.broadcast_to(flat, (count,))
 
-    return Derived(dtype, shape, (), compute, ("constant", dtype.name, shape, values))
+    # Two vectors of zeros are no tied weights: each constant is a storage of its own.
+    return Derived(dtype, shape, (), compute, object())

@@ -10,7 +10,6 @@ from wtool.conversion.derived import same_bits
 from wtool.conversion.engine import constant, plan_layouts
 from wtool.conversion.outcome import Open, Outcome
 from wtool.conversion.rules import Mapping, SideName, other
-from wtool.dtypes import DTYPES
 
 _BLOCK_BYTES = 1 << 20
 
@@ -76,7 +75,7 @@ def _false_fills(outcome: Outcome) -> Iterator[Open]:
                     yield Open(tensor.name, f"is dropped as {shown}, and is not", step.label)
             elif tensor.name in made and made[tensor.name].values is not None:
                 item = made[tensor.name]
-                expected = constant(DTYPES[item.dtype], item.shape, *(item.values or ()))
+                expected = constant(tensor.dtype, item.shape, *(item.values or ()))
                 if not same_bits(tensor.extent, expected):
                     yield Open(tensor.name, "is dropped as a constant, and is another", step.label)
 
