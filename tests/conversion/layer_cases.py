@@ -20,7 +20,7 @@ b = {{ framework = "{framework}" }}
 
 @dataclass(frozen=True)
 class Case:
-    """torch_model: a Module whose forward takes the inputs. keras: (keras module) -> layers applied.
+    """torch_model: a Module whose forward takes the inputs. keras: (keras, inputs) -> outputs.
 
     shapes: of the inputs as PyTorch takes them, without the batch. channels: whether axis 1 is the
     channels, which Keras has last. keras3_only: the layer is not in Keras 2.

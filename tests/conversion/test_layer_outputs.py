@@ -7,26 +7,20 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
 import pytest
 import tf_keras
 import torch
 from layer_cases import (
     CASES,
     HEAD,
-    Apply,
-    Attention,
     Case,
     build_keras,
     error,
-    first,
     inputs_of,
-    layer,
     randomise,
     run_keras,
     run_torch,
 )
-from torch import nn
 
 import wtool
 from wtool.conversion.mapping import parse_mapping

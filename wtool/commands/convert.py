@@ -10,10 +10,21 @@ import click
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import report_command
+from wtool.commands.framework import (
+    Framework,
+    check_sidecar,
+    converted,
+    framework_options,
+    plan_framework,
+    save_sidecar,
+    template_for,
+    with_coverage,
+)
 from wtool.commands.saving import (
     FILE_COLUMNS,
     Prepared,
     Target,
+    container_of,
     file_rows,
     loss_notes,
     open_source,
@@ -47,6 +58,13 @@ def convert(
     rename: Sequence[str] = (),
     model_only: bool = False,
     ema: bool = False,
+    to: str | None = None,
+    map: str | None = None,
+    like: str | None = None,
+    set: Sequence[str] = (),
+    assume: Sequence[str] = (),
+    sidecar: str | None = None,
+    explain: bool = False,
     max_shard_size: str | int | None = None,
     shards: int | None = None,
     template: str | None = None,
@@ -69,14 +87,30 @@ def convert(
     written unless an option allows its loss. OUT appears whole or not at all; IN may be OUT
     (--force). Memory stays flat. Shards are merged, or split anew (--max-shard-size, --shards).
 
+    --to or --map converts names and layouts to another framework. Every tensor of both sides must
+    be accounted for by a mapping file, a preset or the same module paths; ties and fills are
+    verified by value, and the way back must be bit-equal but for what is declared lossy. Otherwise
+    nothing is written, exit code 4, and what is open is listed. Nothing is guessed from shapes.
+
     \b
     Example:
       wtool convert fixtures/digits-cnn.pth model.safetensors
       wtool convert fixtures/digits-cnn-training.pth model.safetensors --model-only
       wtool convert fixtures/digits-cnn-bin-shards model.pth --rename '*=encoder.*'
+      wtool convert resnet50.pth resnet50.weights.h5 --to keras --like fresh.weights.h5
     """
+    asked = Framework(to, map, like, set, sidecar, assume)
     opened, chosen = open_source(source, select, exclude, root)
     shaped = shape(chosen, strip_prefix=strip_prefix, rename=rename, model_only=model_only, ema=ema)
+    outcome = None
+    if asked.is_asked:
+        outcome = plan_framework(shaped, asked)
+        if explain or (dry_run and outcome.open):
+            return outcome.report()
+        kind = container_of(target, container)
+        shaped = converted(outcome, kind)
+        template = template_for(asked, kind, template)
+        check_sidecar(outcome, sidecar, force=force)
     wanted = Target(
         target,
         container=container,
@@ -91,7 +125,9 @@ def convert(
     )
     prepared = prepare(shaped, wanted, source=opened)
     if dry_run:
-        return _plan_report(shaped, prepared, wanted, opened)
+        planned = _plan_report(shaped, prepared, wanted, opened)
+        return planned if outcome is None else with_coverage(planned, outcome, [])
+    aside = [] if outcome is None else save_sidecar(outcome, sidecar, force=force)
     write(prepared, wanted, prove=prove, progress=progress)
     report = Report(
         command="convert",
@@ -102,6 +138,8 @@ def convert(
         sources=[opened.path],
         footer=[summary(prepared.plan, "wrote")],
     )
+    if outcome is not None:
+        report = with_coverage(report, outcome, aside)
     return with_proof(report, prove_written(prepared, shaped, root=root)) if prove else report
 
 
@@ -153,6 +191,7 @@ COMMAND = report_command(
     click.Argument(["source"], metavar="IN"),
     click.Argument(["target"], metavar="OUT"),
     *shaping_options(),
+    *framework_options(),
     *saving_options(),
     models="none",
 )

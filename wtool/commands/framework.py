@@ -1,0 +1,243 @@
+"""The part of `wtool convert` that goes from one framework's layouts to another's."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wtool.checkpoint import Checkpoint
+from wtool.errors import OutputExists, UnsupportedError, UsageError
+from wtool.report import Report
+
+if TYPE_CHECKING:
+    from wtool.conversion.outcome import Outcome
+    from wtool.conversion.rules import Mapping
+
+FRAMEWORKS = ("torch", "keras", "tensorflow")
+# Containers that are written on a file of the target model.
+_ON_TEMPLATE = ("keras", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What is asked for: see `framework_options`."""
+
+    to: str | None = None
+    map: str | None = None
+    like: str | None = None
+    set: Sequence[str] = ()
+    sidecar: str | None = None
+    assume: Sequence[str] = ()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether layouts are to be converted at all; UsageError for options without a target."""
+        if self.to is not None or self.map is not None:
+            return True
+        if self.like or self.set or self.sidecar or self.assume:
+            raise UsageError("--like, --set, --sidecar and --assume go with --to or --map")
+        return False
+
+
+def plan_framework(source: Checkpoint, asked: Framework) -> Outcome:
+    """The conversion, verified by value; what does not fit is in its `open`, nothing is written."""
+    from wtool.commands import open_model
+    from wtool.conversion.engine import choose_side
+    from wtool.conversion.verification import convert_layouts
+
+    constants = parse_constants(asked.set)
+    template = None if asked.like is None else open_model(asked.like)
+    mapping = _mapping(source, asked, template, constants)
+    to = choose_side(source, mapping, asked.to)
+    sidecar = None
+    if asked.sidecar is not None:
+        _check_sidecar_name(asked.sidecar)
+        if os.path.exists(asked.sidecar):
+            opened = open_model(asked.sidecar)
+            sidecar = opened if opened.metadata.get("wtool.side") == to else None
+    return convert_layouts(source, mapping, to=to, template=template, sidecar=sidecar)
+
+
+def converted(outcome: Outcome, container: str) -> Checkpoint:
+    """The target of a complete outcome; its facts are kept where the container holds text."""
+    checkpoint = outcome.checkpoint()
+    if container != "safetensors":
+        return checkpoint
+    facts = {**checkpoint.metadata, **outcome.metadata()}
+    return dataclasses.replace(checkpoint, metadata=facts)
+
+
+def template_for(asked: Framework, container: str, template: str | None) -> str | None:
+    """The file that the container is written on: the one named, else the target's own."""
+    return template or (asked.like if container in _ON_TEMPLATE else None)
+
+
+def save_sidecar(outcome: Outcome, path: str | None, *, force: bool) -> list[str]:
+    """Write what the target cannot hold; notes of what was done."""
+    from wtool.writers import save
+
+    aside = outcome.sidecar()
+    if path is None or aside is None:
+        return []
+    save(aside, path, force=force)
+    return [f"set aside in {path}: {len(aside)} tensors, for an exact way back"]
+
+
+def check_sidecar(outcome: Outcome, path: str | None, *, force: bool) -> None:
+    """OutputExists where the sidecar would be replaced and --force is not given."""
+    if path is not None and outcome.sidecar_names and os.path.lexists(path) and not force:
+        raise OutputExists("target exists", path=path, hint="--force replaces it")
+
+
+def with_coverage(report: Report, outcome: Outcome, notes: Sequence[str]) -> Report:
+    """The report of a write with what was converted."""
+    coverage = outcome.report()
+    return dataclasses.replace(
+        report,
+        totals={**report.totals, **coverage.totals},
+        notes=[*coverage.notes, *report.notes, *notes],
+        footer=[*coverage.footer, *report.footer],
+    )
+
+
+def parse_constants(texts: Sequence[str]) -> dict[str, Any]:
+    """`heads=4`, `chw=64,7,7` or `forget_bias=1.0` each; UsageError otherwise."""
+    constants: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        numbers = [_number(item, text) for item in value.split(",")]
+        if not equals or not name.isidentifier():
+            raise UsageError("bad constant", expected="NAME=NUMBER or NAME=N,N,N", found=text)
+        constants[name] = numbers[0] if len(numbers) == 1 else numbers
+    return constants
+
+
+def _number(text: str, whole: str) -> int | float:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    raise UsageError("bad constant", expected="NAME=NUMBER or NAME=N,N,N", found=whole)
+
+
+def _check_sidecar_name(path: str) -> None:
+    if not path.endswith(".safetensors"):
+        raise UsageError("a sidecar is a .safetensors file", path=path)
+
+
+def _mapping(
+    source: Checkpoint, asked: Framework, template: Checkpoint | None, constants: Dict[str, Any]
+) -> Mapping:
+    from wtool.conversion.generic import generic_mapping, parse_assumptions
+    from wtool.conversion.mapping import read_mapping
+    from wtool.conversion.presets import load_preset
+
+    if asked.map is not None:
+        if asked.map.endswith(".toml") or os.path.exists(asked.map):
+            return read_mapping(asked.map, constants=constants)
+        return load_preset(asked.map, constants)
+    framework = asked.to or ""
+    if not asked.assume:
+        preset = _preset(source, framework, template, constants)
+        if preset is not None:
+            return preset
+    try:
+        return generic_mapping(
+            source,
+            framework,
+            template=template,
+            assume=parse_assumptions(asked.assume),
+            constants=constants,
+        )
+    except UnsupportedError as error:
+        drafted = None if template is None else _certain(source, template, constants)
+        if drafted is not None:
+            return drafted
+        if template is not None:
+            error.hint = "wtool map drafts a mapping file of the two; --map uses it"
+        raise
+
+
+def _certain(source: Checkpoint, template: Checkpoint, constants: Dict[str, Any]) -> Mapping | None:
+    """What `wtool map` finds between the two, where every match is certain; else None."""
+    from wtool.conversion.drafts import draft, propose, rows
+    from wtool.conversion.mapping import parse_mapping
+    from wtool.conversion.units import is_torch
+
+    if is_torch(source) == is_torch(template):
+        return None
+    a, b = (source, template) if is_torch(source) else (template, source)
+    proposal = propose(a, b, values=False)
+    if any(row["grade"] != "certain" for row in rows(proposal)):
+        return None
+    return parse_mapping(draft(proposal, "matched to the target"), constants=constants)
+
+
+def _preset(
+    source: Checkpoint, framework: str, template: Checkpoint | None, constants: Dict[str, Any]
+) -> Mapping | None:
+    """The one preset that covers the source, and the template where there is one."""
+    from wtool.conversion.engine import choose_side, plan_layouts
+    from wtool.conversion.presets import load_preset, presets_for
+
+    fitting = []
+    for preset in presets_for(source, framework):
+        mapping = load_preset(preset.name, constants)
+        side = choose_side(source, mapping, framework)
+        if not plan_layouts(source, mapping, to=side, template=template).open:
+            fitting.append(mapping)
+    if len(fitting) > 1:
+        names = ", ".join(mapping.name for mapping in fitting)
+        raise UsageError(f"several presets cover the model: {names}", hint="choose with --map")
+    return fitting[0] if fitting else None
+
+
+def framework_options() -> list[click.Parameter]:
+    """The options of a conversion between frameworks."""
+    return [
+        click.Option(
+            ["--to"],
+            type=click.Choice(FRAMEWORKS),
+            help="Convert names and layouts to a framework.",
+        ),
+        click.Option(
+            ["--map"],
+            metavar="FILE|PRESET",
+            help="Which tensor becomes which (default: the preset that covers all, else the same "
+            "module paths).",
+        ),
+        click.Option(
+            ["--like"],
+            metavar="PATH",
+            help="A file of the target model: names, shapes and types must be its own.",
+        ),
+        click.Option(
+            ["--set"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A fact that no weight file says: heads=8, chw=512,7,7.",
+        ),
+        click.Option(
+            ["--assume"],
+            multiple=True,
+            metavar="PATTERN=KIND",
+            help="State the kind of layers that nothing else decides, as in 'fc*=linear'.",
+        ),
+        click.Option(
+            ["--sidecar"],
+            metavar="PATH",
+            help="Keep what the target cannot hold, or restore it on the way back.",
+        ),
+        click.Option(
+            ["--explain"],
+            is_flag=True,
+            help="Print source, operations, target and evidence of each tensor; write nothing.",
+        ),
+    ]

@@ -1,0 +1,303 @@
+"""The mapping of two models with the same module paths: layer rules only, no names to learn.
+
+`features.0.weight` <-> `features/0/kernel`. A layer's kind comes from evidence, strongest first:
+what the user assumes, what the target's file states, the only layout that its shapes allow, names
+and siblings of safe kinds. Where none decides the layer is open: square weights prove nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from wtool.checkpoint import Checkpoint, Tensor
+from wtool.conversion.layer_blocks import expand_layer
+from wtool.conversion.layer_rules import KINDS
+from wtool.conversion.operation_text import Constant
+from wtool.conversion.rules import Block, Mapping, Side, SideName
+from wtool.errors import MalformedInput, UnsupportedError, UsageError, shorten
+from wtool.layers.names import split_leaf
+
+NAMED_AT_MOST = 8
+# Roles of tensors that are no part of the model.
+_BESIDE = ("optimizer", "ema", "other")
+# Kind that a Keras file states by its class -> kind of the layout table, for a plain weight.
+_STATED = {
+    "dense": "linear",
+    "conv": "conv",
+    "transposed_conv": "conv_transpose",
+    "depthwise": "depthwise",
+    "embedding": "embedding",
+}
+# Names of GPT-2's dense layers, which PyTorch stores (in, out).
+_CONV1D_NAMES = ("c_attn", "c_fc", "c_proj", "q_attn")
+Members = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What the user states: modules that match `pattern` are of `kind`."""
+
+    pattern: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Kind:
+    kind: str
+    evidence: str
+    options: Dict[str, object]
+
+
+def parse_assumptions(texts: Sequence[str]) -> tuple[Assumption, ...]:
+    """`PATTERN=KIND` each; UsageError otherwise."""
+    made = []
+    for text in texts:
+        pattern, equals, kind = text.rpartition("=")
+        if not equals or not pattern or kind not in KINDS:
+            raise UsageError(
+                "bad assumption",
+                expected=f"PATTERN=KIND with one of {', '.join(KINDS)}",
+                found=text,
+            )
+        made.append(Assumption(pattern, kind))
+    return tuple(made)
+
+
+def generic_mapping(
+    source: Checkpoint,
+    framework: str,
+    *,
+    template: Checkpoint | None = None,
+    assume: Sequence[Assumption] = (),
+    constants: Dict[str, Constant] | None = None,
+) -> Mapping:
+    """The mapping from `source` to the same modules in `framework`, "torch", "keras" or
+    "tensorflow".
+
+    Raises UnsupportedError that lists every layer whose kind nothing decides, with what would.
+    """
+    is_torch = any(split_leaf(t.name)[1] in ("weight", "in_proj_weight") for t in source)
+    if is_torch == (framework == "torch"):
+        raise UsageError(f"the source's names are those of {framework} already", path=source.path)
+    other = "torch" if framework != "torch" else _keras_of(source)
+    side_a = Side("torch", ".")
+    side_b = Side(framework if framework != "torch" else other, "/")
+    if template is not None and framework != "torch":
+        side_b = Side(_keras_of(template), "/")
+    finder = _Finder(source, template, assume, is_torch)
+    blocks: list[Block] = []
+    undecided: list[str] = []
+    for path, members in _modules(source).items():
+        found = finder.find(path, members)
+        if isinstance(found, str):
+            undecided.append(f"'{shorten(path, 100)}' ({found})")
+            continue
+        paths: dict[SideName, Sequence[str]] = {
+            "a": [_escape(path.replace("/", "."))],
+            "b": [_escape(path.replace(".", "/"))],
+        }
+        try:
+            block = expand_layer(
+                found.kind,
+                paths,
+                {"a": side_a, "b": side_b},
+                options=found.options,
+                constants=constants or {},
+                label=f"{found.kind} '{path}'",
+                evidence=found.evidence,
+            )
+        except MalformedInput as error:
+            undecided.append(f"'{shorten(path, 100)}' ({error})")
+            continue
+        blocks.append(block)
+    if undecided:
+        more = len(undecided) - NAMED_AT_MOST
+        raise UnsupportedError(
+            f"nothing decides {len(undecided)} layers: {'; '.join(undecided[:NAMED_AT_MOST])}"
+            + (f"; and {more} more" if more > 0 else ""),
+            path=source.path,
+            hint="give --like a file of the target model, --map, or --assume 'PATTERN=KIND'",
+        )
+    return Mapping("same module paths", {"a": side_a, "b": side_b}, tuple(blocks))
+
+
+def _keras_of(checkpoint: Checkpoint) -> str:
+    """Keras 2 where its leaf names are there, else Keras 3."""
+    leaves = {split_leaf(tensor.name)[1] for tensor in checkpoint}
+    separable = "pointwise_kernel" in leaves
+    return "tf_keras" if "depthwise_kernel" in leaves and not separable else "keras"
+
+
+def _escape(path: str) -> str:
+    return path.replace("{", "{{").replace("}", "}}")
+
+
+def _modules(checkpoint: Checkpoint) -> dict[str, Members]:
+    """Tensors of the model by the path of their module, in stored order."""
+    modules: dict[str, Members] = {}
+    for tensor in checkpoint:
+        if tensor.role not in _BESIDE:
+            path, leaf = split_leaf(tensor.name)
+            modules.setdefault(path, {})[leaf] = tensor
+    return modules
+
+
+class _Finder:
+    """Kinds of the modules of one source, each with its evidence; a text where none decides."""
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        template: Checkpoint | None,
+        assume: Sequence[Assumption],
+        is_torch: bool,
+    ) -> None:
+        self.assume = assume
+        self.is_torch = is_torch
+        self.targets = {} if template is None else _modules(template)
+        self.has_template = template is not None
+        self.stated = template if is_torch else source
+        modules = _modules(source)
+        self.widths = {
+            t.shape[0] for m in modules.values() for leaf, t in m.items() if len(t.shape) == 1
+        }
+        self.has_conv = any(
+            len(t.shape) > 2 for m in modules.values() for leaf, t in m.items() if leaf == "weight"
+        )
+        self.has_conv1d = any(path.endswith(_CONV1D_NAMES) for path in modules)
+
+    def find(self, path: str, members: Members) -> _Kind | str:
+        """The kind of a module, or why it is open."""
+        for assumption in self.assume:
+            if fnmatchcase(path, assumption.pattern):
+                return _Kind(assumption.kind, "assumed by the user", {})
+        swapped = path.replace(".", "/") if self.is_torch else path.replace("/", ".")
+        target = self.targets.get(swapped)
+        if self.has_template and target is None:
+            return "the target has no module of that name"
+        torch, keras = (members, target) if self.is_torch else (target, members)
+        found = self._by_leaves(torch, keras)
+        if found is not None:
+            return found
+        if torch is None:
+            return self._from_keras(keras or {})
+        if "weight" not in torch:
+            return "its tensors are of no known layer"
+        return self._weight(torch, keras)
+
+    def _by_leaves(self, torch: Members | None, keras: Members | None) -> _Kind | None:
+        """Kinds that their own tensors give away."""
+        if torch is not None:
+            if "running_mean" in torch and "running_var" in torch:
+                return _Kind("batchnorm", "names of its tensors", _affine(torch))
+            weight, bias = torch.get("weight"), torch.get("bias")
+            if (
+                weight is not None
+                and bias is not None
+                and len(weight.shape) == 1
+                and bias.shape == weight.shape
+                and weight.count > 1
+            ):
+                return _Kind("layernorm", "names and shapes of its tensors", {})
+        if keras is not None:
+            if "moving_mean" in keras and "moving_variance" in keras:
+                return _Kind("batchnorm", "names of its tensors", _affine(keras))
+            if set(keras) == {"gamma", "beta"}:
+                return _Kind("layernorm", "names of its tensors", {})
+            if set(keras) == {"embeddings"}:
+                return _Kind("embedding", "names of its tensors", {})
+            if set(keras) == {"scale"}:
+                return _Kind("rmsnorm", "names of its tensors", {})
+        return None
+
+    def _from_keras(self, keras: Members) -> _Kind | str:
+        """Without a torch template: Keras names and classes."""
+        if "depthwise_kernel" in keras and "pointwise_kernel" not in keras:
+            multiplier = keras["depthwise_kernel"].shape[-1]
+            return _Kind("depthwise", "names of its tensors", {"multiplier": multiplier})
+        if "recurrent_kernel" in keras:
+            return "a recurrent cell: its PyTorch module has another path"
+        kernel = keras.get("kernel")
+        if kernel is None:
+            return "its tensors are of no known layer"
+        kind = _STATED.get(kernel.kind or "")
+        if kind == "depthwise":
+            return _Kind(kind, "class stated by the file", {"multiplier": kernel.shape[-1]})
+        if kind in ("linear", "conv", "conv_transpose"):
+            if len(kernel.shape) == 2 and kind != "linear":
+                return "its kernel has no window"
+            return _Kind(kind, "class stated by the file", {})
+        return "the file does not state its class"
+
+    def _weight(self, torch: Members, keras: Members | None) -> _Kind | str:
+        weight, bias = torch["weight"], torch.get("bias")
+        rank = len(weight.shape)
+        if keras is not None:
+            stated = self._stated(weight, keras)
+            if stated is not None:
+                return self._after_flatten(weight, stated)
+        if rank == 2:
+            if bias is None:
+                return "a matrix without a bias may be a Linear or an Embedding"
+            if bias.shape == weight.shape:
+                return "its bias is a matrix"
+            if self.has_conv1d or bias.count != weight.shape[0]:
+                return "may be GPT-2's Conv1D, which is stored (in, out)"
+            return self._after_flatten(weight, _Kind("linear", "names and siblings", {}))
+        if rank < 3 or rank > 5:
+            return f"a weight of rank {rank} is of no known layer"
+        if bias is None or weight.shape[0] == weight.shape[1] or weight.shape[1] == 1:
+            return "its shape may be a convolution, a depthwise or a transposed one"
+        if bias.count == weight.shape[0]:
+            return _Kind("conv", "names and siblings", {})
+        if bias.count == weight.shape[1]:
+            return _Kind("conv_transpose", "names and siblings", {})
+        return "its bias fits no axis of its weight"
+
+    def _stated(self, weight: Tensor, keras: Members) -> _Kind | None:
+        """The kind by the target's leaves, its class, or the only layout that its shape allows."""
+        if "depthwise_kernel" in keras:
+            multiplier = keras["depthwise_kernel"].shape[-1]
+            return _Kind("depthwise", "name of the target's tensor", {"multiplier": multiplier})
+        kernel = keras.get("kernel")
+        if kernel is None:
+            return None
+        kind = _STATED.get(kernel.kind or "")
+        if kind is not None and kernel.kind is not None:
+            options = {"multiplier": kernel.shape[-1]} if kind == "depthwise" else {}
+            return _Kind(kind, "class stated by the target", options)
+        allowed = _layouts(weight.shape, kernel.shape)
+        return _Kind(allowed[0], "the only layout of this shape", {}) if len(allowed) == 1 else None
+
+    def _after_flatten(self, weight: Tensor, found: _Kind) -> _Kind | str:
+        """A Linear whose inputs may be pictures flattened in PyTorch's order stays open."""
+        if found.kind != "linear" or not self.has_conv or weight.shape[1] in self.widths:
+            return found
+        return "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
+
+
+def _affine(members: Members) -> dict[str, object]:
+    options: dict[str, object] = {}
+    if not {"weight", "gamma"} & set(members):
+        options["scale"] = False
+    if not {"bias", "beta"} & set(members):
+        options["center"] = False
+    return options
+
+
+def _layouts(torch: tuple[int, ...], keras: tuple[int, ...]) -> list[str]:
+    """Kinds whose layouts turn a PyTorch shape into a Keras one."""
+    if len(torch) != len(keras):
+        return []
+    if len(torch) == 2:
+        # Stored (in, out) on both sides or transposed: told apart by a matrix that is not square.
+        fits: dict[str, tuple[int, ...]] = {"linear": torch[::-1], "conv1d_linear": torch}
+    else:
+        window = torch[2:]
+        fits = {"conv": (*window, torch[1], torch[0])}
+        if torch[1] == 1:
+            fits["depthwise"] = (*window, torch[0], 1)
+    return [kind for kind, shape in fits.items() if shape == keras]
