@@ -63,7 +63,7 @@ def stats(
         groups = {group(tensor): Group() for tensor in tensors}
     for tensor, measured in measure_tensors(tensors, quantiles, jobs, executor, progress):
         if tensor.name not in aliases:
-            whole.add(tensor, measured)
+            whole.add(tensor, measured, counted=False)
         if measured is not None:
             seen[tensor.name] = measured.moments
         if group is not None:
@@ -132,25 +132,36 @@ def _make_exact(
     from wtool.kernels.quantiles import QUANTILES
     from wtool.kernels.selection import select_from_tensors
 
+    def is_bounded(index: int) -> bool:
+        row, tensors = rows[index], members[index]
+        if row.get("p50") is None or all(t.dtype.bits <= 16 for t in tensors):
+            return False
+        return most is None or _values(tensors) <= most
+
     def improve(index: int) -> None:
         row, tensors = rows[index], members[index]
-        narrow = all(t.dtype.bits <= 16 for t in tensors)
-        if row.get("p50") is None or narrow:
-            return
-        values = sum(t.count * t.dtype.components for t in tensors)
-        if most is not None and values > most:
-            return
-        finite = values - row["nan"] - row["inf"]
+        finite = _values(tensors) - row["nan"] - row["inf"]
         answers = select_from_tensors(tensors, finite, tuple(QUANTILES.values()))
         row.update(zip(QUANTILES, answers, strict=True))
 
+    work = [index for index in range(len(rows)) if is_bounded(index)]
+    if most is not None:
+        # So few values are sorted sooner than they are handed to a thread.
+        for index in work:
+            improve(index)
+        return
     pool = executor or ThreadPoolExecutor(jobs)
     try:
-        for _ in pool.map(improve, range(len(rows))):
+        for _ in pool.map(improve, work):
             pass
     finally:
         if executor is None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _values(tensors: Sequence[Tensor]) -> int:
+    """Number of real values: complex numbers are two each."""
+    return sum(tensor.count * tensor.dtype.components for tensor in tensors)
 
 
 _HIDDEN = tuple(Column(name, hidden=True) for name in ("shape", "role", "alias"))

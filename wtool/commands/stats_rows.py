@@ -51,8 +51,8 @@ class Group:
         self.moments: Moments = EMPTY
         self._parts: list[Counted] = []
 
-    def add(self, tensor: Tensor, measured: Measured | None) -> None:
-        """One more tensor; None where it holds no numbers."""
+    def add(self, tensor: Tensor, measured: Measured | None, *, counted: bool = True) -> None:
+        """One more tensor; None where it holds no numbers. counted: keep its counted values too."""
         from wtool.kernels.moments import merge
         from wtool.kernels.quantiles import merge_counted
 
@@ -61,7 +61,7 @@ class Group:
         if measured is None:
             return
         self.moments = merge(self.moments, measured.moments)
-        if measured.values is not None:
+        if counted and measured.values is not None:
             self._parts.append(measured.values)
             if len(self._parts) >= self._WAITING:
                 self._parts = [merge_counted(self._parts)]
