@@ -18,7 +18,7 @@ from wtool.checks import Finding, Rule
 from wtool.checks.files.containers import strided, zip_files
 from wtool.checks.subject import Subject
 from wtool.dialects.tf_extents import BundleExtent, BundleStrings
-from wtool.encodings.zip_directory import TAIL_BYTES
+from wtool.encodings.zip_end import TAIL_BYTES
 from wtool.sources import FileSource, absolute, read_bytes
 
 if TYPE_CHECKING:

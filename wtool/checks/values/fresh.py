@@ -21,11 +21,11 @@ from wtool.checks.subject import Facts, Subject, root_mean_square
 # How far the scale of the whole tensor may be from a scheme's for the judgement to be asked.
 NEAR = 0.05
 # From this share of fresh weights on, one finding speaks for all.
-MOST = 0.9
+MOST = 0.5
 
 
 def find(subject: Subject) -> Iterator[Finding]:
-    """A finding for each fresh weight; one for all where hardly any was trained."""
+    """A finding for each fresh weight; one for all where they are more than half."""
     from wtool.layers.initialisation import judge
     from wtool.layers.survey import agree
 
@@ -49,8 +49,8 @@ def find(subject: Subject) -> Iterator[Finding]:
     total = sum(1 for _ in subject.matrices())
     if total > 3 and len(fresh) > MOST * total:
         yield Finding(
-            f"{len(fresh)} of {total} weights look as an initialiser left them: "
-            "the model was not trained"
+            f"{len(fresh)} of {total} weights look as an initialiser left them, first "
+            f"'{fresh[0][0].name}': most of the model was not trained"
         )
         return
     for tensor, judgement in fresh:
