@@ -42,7 +42,8 @@ def test_every_rule_option_reaches_the_rules(tmp_path):
     path = tmp_path / "m.json"
     words = [
         "--train-last", "2", "--freeze-until", "fc2", "--freeze-kind", "norm",
-        "--train-kind", "conv", "--train-biases", "--replace", "fc2", "--freeze", "bn1", "--train", "bn2",
+        "--train-kind", "conv", "--train-biases", "--replace", "fc2",
+        "--freeze", "bn1", "--train", "bn2",
     ]  # fmt: skip
     assert run(["freeze", CNN, *words, "-o", str(path)]) == 0
     assert [f"--{rule.name}" for rule in load(str(path)).rules] == [

@@ -163,6 +163,8 @@ def test_what_wrote_a_file_and_what_code_it_needs_are_kept(tmp_path):
     assert keras.written_by == {"keras_version": "3.15.1"}
     assert "fixtures>AddPosition" in keras.classes
     assert "keras.layers.MultiHeadAttention" in keras.classes
+    for name in ("digits-cnn-savedmodel", "digits-cnn-tf1"):
+        assert record(name).written_by == {"tensorflow_version": "2.21.0"}
     assert record("digits-cnn-keras3.h5").written_by["backend"] == "tensorflow"
     assert record("digits-cnn.pth").classes == ()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from wtool.checkpoint import Tensor
 from wtool.dialects.tf_graph import Graph, read_meta_graph, read_saved_model
@@ -53,10 +54,18 @@ _CLASSES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What files beside a checkpoint say of it: notes for a user, and texts as its metadata."""
+
+    notes: tuple[str, ...]
+    metadata: dict[str, str]
+
+
 def state_kinds(
     tensors: Sequence[Tensor], own_names: Sequence[str], *, prefix: str, directory: str | None
-) -> tuple[str, ...]:
-    """Fill `kind` of `tensors` where a file beside them states it; returns notes.
+) -> Evidence:
+    """Fill `kind` of `tensors` where a file beside them states it; returns what else it says.
 
     own_names: the variables' own names, as graphs have them, parallel to `tensors`; "" for none.
     directory: of the SavedModel; None for a checkpoint, which may have `prefix`.meta beside it.
@@ -88,7 +97,8 @@ def state_kinds(
     for tensor, name in zip(tensors, own_names, strict=True):
         if tensor.kind is None and tensor.role not in ("optimizer", "ema", "other"):
             tensor.kind = kinds.get(name)
-    return tuple(notes)
+    version = "" if graph is None else graph.tensorflow_version
+    return Evidence(tuple(notes), {"tensorflow_version": version} if version else {})
 
 
 def may_have_variables(path: str) -> bool:

@@ -44,11 +44,13 @@ class Scope:
 @dataclass(slots=True)
 class Graph:
     """scopes: by function name, "" the graph itself. captured: function -> variables that it
-    captures, as its last arguments; "" where a captured object is no variable."""
+    captures, as its last arguments; "" where a captured object is no variable.
+    tensorflow_version: of the program that wrote it, "" where it does not say."""
 
     scopes: dict[str, Scope] = field(default_factory=lambda: {"": Scope()})
     captured: dict[str, list[str]] = field(default_factory=dict)
     operations: int = 0
+    tensorflow_version: str = ""
 
 
 def read_meta_graph(data: bytes) -> Graph:
@@ -70,7 +72,10 @@ def read_saved_model(data: bytes) -> Graph:
 
 def _read_meta(data: bytes, start: int, stop: int, graph: Graph) -> None:
     for item in fields(data, start, stop):
-        if item[0] == 2:
+        if item[0] == 1:
+            expect(item, LENGTH, "description of a meta graph")
+            graph.tensorflow_version = graph.tensorflow_version or _string(data, item, 5)
+        elif item[0] == 2:
             expect(item, LENGTH, "graph")
             _read_graph(data, item, graph)
         elif item[0] == 7:

@@ -41,7 +41,8 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         FORMAT.name,
         named.tensors,
         extras=named.extras,
-        notes=(*target.notes, *bundle.notes, *named.notes, *evidence),
+        metadata=evidence.metadata,
+        notes=(*target.notes, *bundle.notes, *named.notes, *evidence.notes),
         files=bundle.files,
     )
 

@@ -32,8 +32,15 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     evidence = state_kinds(
         tensors, [tensor.key for tensor in tensors], prefix=target.prefix, directory=None
     )
-    notes = (*target.notes, *evidence)
-    return build(probe.path, FORMAT.name, tensors, notes=notes, files=tuple(paths))
+    notes = (*target.notes, *evidence.notes)
+    return build(
+        probe.path,
+        FORMAT.name,
+        tensors,
+        metadata=evidence.metadata,
+        notes=notes,
+        files=tuple(paths),
+    )
 
 
 def _files(target: Target) -> list[str]:

@@ -64,8 +64,7 @@ def is_buffer(tensor: Tensor) -> bool:
 
 
 def model_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of the model itself, in stored order: no optimizer state, EMA copy, random state.
-    """
+    """The model itself, in stored order: without optimizer state, EMA copies, random state."""
     return {
         tensor.name: tensor
         for tensor in checkpoint

@@ -24,7 +24,14 @@ LOSSES = {
 DERIVED_EXTRAS = frozenset(("duplicates",))
 # Metadata that describes the source's container; the target has its own.
 CONTAINER_FACTS = frozenset(
-    ("torch version record", "byte order", "total_size", "keras_version", "backend")
+    (
+        "torch version record",
+        "byte order",
+        "total_size",
+        "keras_version",
+        "backend",
+        "tensorflow_version",
+    )
 )
 # More names than this in one message help nobody.
 NAMED_AT_MOST = 5
