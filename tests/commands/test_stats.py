@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import wtool
 from wtool.checkpoint import Checkpoint, Tensor, build
@@ -91,6 +92,19 @@ def test_a_group_has_the_numbers_of_all_its_values():
     assert math.isclose(row["kurtosis"], kurtosis, rel_tol=1e-12)
     assert [row["p01"], row["p50"]] == np.quantile(values, [0.01, 0.5]).tolist()
     assert report.totals["count"] == 5300
+
+
+def test_shards_are_groups_by_the_name_of_their_file():
+    folder = FIXTURES / "digits-cnn-safetensors-shards"
+    report = stats(wtool.open(folder), by="shard")
+    files = sorted(folder.glob("*.safetensors"))
+    assert [row["group"] for row in report.rows] == [file.name for file in files]
+    for row, file in zip(report.rows, files, strict=True):
+        arrays = safetensors.numpy.load_file(file).values()
+        values = np.concatenate([array.reshape(-1).astype(float) for array in arrays])
+        assert (row["tensors"], row["count"]) == (len(arrays), len(values))
+        assert math.isclose(row["mean"], values.mean(), rel_tol=1e-12)
+        assert row["max"] == values.max()
 
 
 def test_tied_tensors_show_in_rows_and_count_once_in_groups_and_totals():
