@@ -1,7 +1,7 @@
 """Faults planted in the trained fixtures of both frameworks, and the rule that is to find each.
 
 A kind is a function (model, draw, folder) -> (path, tensor) or None where the model has no place
-for it. PyTorch models are saved again by torch; in Keras files the values are changed where they lie.
+for it. PyTorch models are saved again by torch; in Keras files values are changed where they lie.
 """
 
 from __future__ import annotations

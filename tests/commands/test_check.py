@@ -64,6 +64,14 @@ def test_exit_codes(capsys, files, name, options, code):
     assert output(capsys, files[name], *options)[0] == code
 
 
+def test_a_selection_limits_the_findings_not_the_model(capsys, files):
+    """What is left out is neither lost from its block nor missing in an index."""
+    _, text = output(capsys, files["broken"], "--exclude", "blocks.3.*", "--format", "json")
+    assert [row["rule"] for row in json.loads(text)["rows"]] == ["WT004"]
+    shards = str(FIXTURES / "digits-cnn-safetensors-shards")
+    assert output(capsys, shards, "--select", "fc1.*")[0] == 0
+
+
 def test_an_unreadable_file_is_not_clean(capsys):
     assert output(capsys, str(FIXTURES / "broken" / "cut.safetensors"))[0] == 3
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from wtool.checks import SEVERITIES, Finding, Rule, rules
 from wtool.checks.policy import Policy, name_matches
+from wtool.checks.subject import Subject, speaks_of
 from wtool.errors import UsageError, WtoolError
-
-if TYPE_CHECKING:
-    from wtool.checks.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,8 @@ def run(subject: Subject, chosen: Sequence[Rule]) -> Iterator[Outcome]:
     for rule in chosen:
         try:
             for finding in rule.find(subject):
+                if not speaks_of(subject, finding.tensor):
+                    continue
                 severity = policy.severity.get(rule.code, finding.severity or rule.severity)
                 yield Outcome(rule, finding, severity, accepted(policy, rule, finding))
         except WtoolError as error:

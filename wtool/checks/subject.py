@@ -58,6 +58,8 @@ class Subject:
     verify: (tensor, what is wrong) of all that a manifest finds; the rooms of the rules and of the
     manifests do not know each other.
     config: the plain values of the `config.json` beside the model, by their own keys.
+    selected: names of the tensors whose values are looked at; None for all. Rules about structure
+    and files need the whole model.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +67,7 @@ class Subject:
     open_model: Callable[[str], Checkpoint] | None = None
     verify: Callable[[Checkpoint, str], list[tuple[str | None, str]]] | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    selected: frozenset[str] | None = None
     jobs: int | None = None
     progress: Callable[[int, int], None] | None = None
     _shards: list[tuple[str, Checkpoint]] | None = None
@@ -80,7 +83,14 @@ class Subject:
         """Facts of every tensor that holds numbers, by name; one reading of the file."""
         from wtool.kernels.measure import can_measure, measure
 
-        work = [t for t in self.owners if can_measure(t.dtype) and not is_absent(t)]
+        chosen = self.selected
+        work = [
+            tensor
+            for tensor in self.owners
+            if can_measure(tensor.dtype)
+            and not is_absent(tensor)
+            and (chosen is None or tensor.name in chosen)
+        ]
         total = sum(tensor.nbytes for tensor in work)
         done = 0
 
@@ -117,6 +127,12 @@ class Subject:
         for tensor, facts in self.measured("weight"):
             if tensor.dtype.kind == "float" and len(tensor.shape) >= 2 and tensor.count > 1:
                 yield tensor, facts
+
+
+def speaks_of(subject: Subject, name: str | None) -> bool:
+    """Whether a finding about `name` (None: the whole file) is among what was selected."""
+    chosen = subject.selected
+    return chosen is None or name in chosen or name not in subject.checkpoint.tensors
 
 
 def is_absent(tensor: Tensor) -> bool:

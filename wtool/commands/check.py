@@ -79,7 +79,8 @@ def check(
     notes: list[str] = []
     for one in asked:
         opened = one if isinstance(one, Checkpoint) else open_model(one, root=root)
-        subject = _subject(choose(opened, select, exclude), law, jobs, progress)
+        names = choose(opened, select, exclude).tensors if select or exclude else None
+        subject = _subject(opened, law, names, jobs, progress)
         found = sorted(run(subject, chosen), key=lambda o: -SEVERITIES.index(o.severity))
         outcomes.extend((opened.path, outcome) for outcome in found)
         sources.append(opened.path)
@@ -112,6 +113,7 @@ def _read(path: str) -> Policy:
 def _subject(
     checkpoint: Checkpoint,
     policy: Policy,
+    names: Iterable[str] | None,
     jobs: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Subject:
@@ -121,6 +123,7 @@ def _subject(
         open_model=open_model,
         verify=_verify,
         config=read_configuration(checkpoint),
+        selected=None if names is None else frozenset(names),
         jobs=jobs,
         progress=progress,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wtool.checks import Finding, Rule
@@ -41,10 +42,15 @@ BLOCK = 1 << 18
 
 
 def find(subject: Subject) -> Iterator[Finding]:
-    """A finding for the first difference of each kind between the model and each of its twins."""
+    """Findings for each twin: the first difference of each kind.
+
+    A warning where only the name before the suffix says that the two are one model.
+    """
     for path in twins(subject.checkpoint):
         if subject.open_model is not None:
-            yield from _compare(subject.checkpoint, subject.open_model(path), path)
+            known = any(os.path.basename(path) in row for row in TWINS)
+            for finding in _compare(subject.checkpoint, subject.open_model(path), path):
+                yield finding if known else replace(finding, severity="warning")
 
 
 def twins(checkpoint: Checkpoint) -> list[str]:

@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from wtool.checks import Finding, Rule
 from wtool.checks.subject import HUGE, TINY, Subject, first_where
 
+# Narrower types hold scales, whose magnitudes differ by right, or cannot hold such magnitudes.
+MIN_BITS = 16
 _ROLES = ("weight", "bias", "buffer", "ema", "unknown")
 
 
 def find(subject: Subject) -> Iterator[Finding]:
     """A finding for each floating tensor with both tiny and huge magnitudes, 1 in 200 at least."""
     for tensor, facts in subject.measured(*_ROLES):
-        if tensor.dtype.kind != "float":
+        if tensor.dtype.kind != "float" or tensor.dtype.bits < MIN_BITS:
             continue
         odd = facts.tiny + facts.huge
         if facts.tiny and facts.huge and odd * 200 >= tensor.count:
