@@ -110,7 +110,10 @@ def manifest(
         totals={"models": len(records), "files": count, "nbytes": size},
         notes=[note for checkpoint in opened for note in checkpoint.notes],
         sources=[checkpoint.path for checkpoint in opened],
-        footer=[f"wrote {output}: {count} files, {human_bytes(size)}, {digest}"],
+        footer=[
+            f"wrote {output}: {count} {'file' if count == 1 else 'files'}, {human_bytes(size)}, "
+            f"{digest}"
+        ],
     )
 
 
