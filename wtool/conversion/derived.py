@@ -238,7 +238,7 @@ def _paired(
         mine, theirs = mine[size:], theirs[size:]
 
 
-def _slabs(view: np.ndarray) -> Iterator[np.ndarray]:
+def _slabs(view: np.ndarray, total: int | None = None) -> Iterator[np.ndarray]:
     """The values of `view` in C order as 1-D arrays, each valid until the next is asked for."""
     import numpy
 
@@ -248,7 +248,7 @@ def _slabs(view: np.ndarray) -> Iterator[np.ndarray]:
     row_bytes = max(1, view[:1].nbytes)
     if row_bytes > MAX_SLAB_BYTES and view.ndim > 1:
         for index in range(view.shape[0]):
-            yield from _slabs(view[index])
+            yield from _slabs(view[index], total or view.size)
         return
     rows = max(SLAB_BYTES // row_bytes, min(SLAB_ROWS, MAX_SLAB_BYTES // row_bytes), 1)
     rows = min(rows, view.shape[0])
@@ -256,12 +256,12 @@ def _slabs(view: np.ndarray) -> Iterator[np.ndarray]:
     for first in range(0, view.shape[0], rows):
         piece = view[first : first + rows]
         out = buffer[: piece.size]
-        _copy(piece, out)
+        _copy(piece, out, total or view.size)
         yield out
 
 
-def _copy(view: np.ndarray, out: np.ndarray) -> None:
+def _copy(view: np.ndarray, out: np.ndarray, total: int | None = None) -> None:
     """Copy `view` of any strides to the contiguous (n,) `out` in C order."""
     from wtool.kernels.transpose import copy_permuted
 
-    copy_permuted(view, out.reshape(view.shape))
+    copy_permuted(view, out.reshape(view.shape), total=total)

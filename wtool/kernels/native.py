@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wtool.kernels import cast_loops, loops
+from wtool.kernels import cast_loops, loops, transpose_loops
 
 
 def _narrow_signature(code: str) -> tuple[str, ...]:
@@ -32,24 +32,28 @@ SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
         loops.find_extremes,
         ("int64", ":int64", ":int64", ":int64", ":int64", "int64"),
     ),
-    "scan_values": (
-        loops.scan_values,
-        ("float32", "int32", ":int64", ":int32", ":int32", ":int32", "int64", "float64"),
+    "measure_values": (
+        loops.measure_values,
+        ("float32", "int32", ":int64", *[":int32"] * 3, "int64", "float64", "float64"),
     ),
     "scale_values": (
         loops.scale_values,
         ("float64", ":int64", ":float64", ":float64", "float64", "float64"),
     ),
-    "add_powers_32": (loops.add_powers, ("float32", ":int64", ":float64", "float64")),
-    "add_powers_64": (loops.add_powers, ("float64", ":int64", ":float64", "float64")),
+    "add_powers": (loops.add_powers, ("float64", ":int64", ":float64", "float64")),
     "fold_lanes": (loops.fold_lanes, ("float64", ":int64", "float64")),
     "count_halves": (loops.count_halves, ("uint64", ":int64", "uint32")),
     "count_upper_halves": (loops.count_upper_halves, ("uint64", ":int64", "uint32")),
+    "take_table": (loops.take_table, ("uint32", "int64", "int64", "int64")),
     "narrow_to_16": (cast_loops.narrow_floats, _narrow_signature("uint16")),
     "narrow_to_8": (cast_loops.narrow_floats, _narrow_signature("uint8")),
+    **{
+        f"transpose_{bits}": (loop, (f"uint{bits}", f"uint{bits}", *[":int64"] * 4))
+        for bits, loop in transpose_loops.TRANSPOSE.items()
+    },
 }
 # The object code depends on these files.
-_SOURCES = (__file__, loops.__file__, cast_loops.__file__)
+_SOURCES = (__file__, loops.__file__, cast_loops.__file__, transpose_loops.__file__)
 # Elements from which linking kept code (50 ms) beats NumPy on them; compiling takes 2 seconds, once
 # where it can be kept.
 LINK_FROM = 1 << 22

@@ -1,0 +1,54 @@
+"""Permuted copies equal NumPy's own, compiled or not."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from wtool.kernels import native, transpose
+from wtool.kernels.transpose import copy_permuted
+
+SHAPES = [(300, 130), (7, 9, 11, 31), (64, 3, 3, 96), (1, 200, 1, 101), (129, 2, 257)]
+TYPES = ["u1", "<u2", "<f4", "<f8", "<c16", bfloat16]
+
+
+def values(shape, dtype):
+    count = int(np.prod(shape))
+    raw = np.random.default_rng(count).integers(0, 256, count * np.dtype(dtype).itemsize, np.uint8)
+    return raw.view(dtype).reshape(shape)
+
+
+def check(shape, dtype, total):
+    array = values(shape, dtype)
+    for order in permutations(range(array.ndim)):
+        view = array.transpose(order)
+        out = np.full(view.shape, 0, dtype)
+        copy_permuted(view, out, total=total)
+        expected = np.ascontiguousarray(view)
+        assert out.view(np.uint8).tobytes() == expected.view(np.uint8).tobytes(), order
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_permuted_copy_equals_numpys_in_plain_tiles(shape, dtype):
+    check(shape, dtype, None)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_permuted_copy_equals_numpys_when_compiled(shape, dtype):
+    check(shape, dtype, native.COMPILE_ALWAYS_FROM)
+    if np.dtype(dtype).itemsize in (2, 4, 8):
+        name = transpose._LOOPS[np.dtype(dtype).itemsize]
+        assert transpose._linked(name, native.COMPILE_ALWAYS_FROM) is not None
+
+
+def test_slices_of_a_matrix_are_copied_from_their_own_places():
+    array = values((400, 300), "<f4")
+    view = array[17:350, 40:290].T
+    out = np.zeros(view.shape, "<f4")
+    copy_permuted(view, out, total=native.COMPILE_ALWAYS_FROM)
+    assert np.array_equal(out, view, equal_nan=True)
