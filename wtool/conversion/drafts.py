@@ -209,6 +209,7 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             "[[rule]]",
             f"a = {_quote(_escape(match.a.members[''].name))}",
             f"b = {_quote(_escape(match.b.members[''].name))}",
+            f"evidence = {_quote(evidence)}",
         ]
     else:
         if grade == "ambiguous":
@@ -222,6 +223,7 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             f"b = {_quote(_escape(match.b.path))}",
             *(f"{key} = {_value(value)}" for key, value in options.items()),
             *_one_sided(match, kind),
+            *([] if grade == "ambiguous" else [f"evidence = {_quote(evidence)}"]),
         ]
     return lines + [line if written else f"# {line}" for line in body]
 

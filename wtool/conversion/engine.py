@@ -440,15 +440,24 @@ class _Planner:
                     values = tied.same_as.match(owner)
                     if values is not None:
                         names.append((tied.name.render(values), values))
+            if tied.when and self.template is None and tied.when not in self.given:
+                continue
             for name, values in names:
                 owner = tied.same_as.render(values)
                 if owner in self.given and name not in self.given:
                     given = self.given[owner]
-                    tensor = Tensor(name, name, given.extent, role=given.role)
+                    extent = given.extent
+                    if owner in self.slots and not self._is_tied_in_template(name, owner):
+                        extent = Derived(given.dtype, given.shape, (extent,), _unchanged, object())
+                    tensor = Tensor(name, name, extent, role=given.role)
                     self._give(tensor, tied.label)
                     reason = f"equal to '{owner}'"
                     step = Step("tied", (), (tensor,), "", tied.label, tied.label, reason=reason)
                     self._add(len(self.places), step)
+
+    def _is_tied_in_template(self, name: str, owner: str) -> bool:
+        """Whether the template keeps one copy for both; else the target expects two."""
+        return self.slots[name].storage == self.slots[owner].storage
 
     def _check_template(self) -> None:
         for name, tensor in self.given.items():
@@ -498,6 +507,10 @@ class _Planner:
                 if taken != given:
                     problem = f"has {taken} elements, what it becomes {given}"
                     self._fail(step.sources[0].name, problem, step.label)
+
+
+def _unchanged(values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def constant(dtype: DType, shape: tuple[int, ...], *values: float) -> Extent:

@@ -5,6 +5,7 @@
     [[layer]]            kind, a, b, options of the kind: expands by the table of layers
     [[rule]]             a, b (a name or a list), op = [...], lossy = "..."
     [[tied]]             side, name, same_as: compared before it is dropped, made on the way back
+                         (when = NAME: only for a model that has the tensor of that name)
     [[ignore]]           side, name, reason
     [[make]]             side, name, reason, dtype, shape, fill or values, or from_template = true
 
@@ -231,7 +232,7 @@ class _Loader:
             )
 
     def _tied(self, row: dict[str, Any], label: str) -> Tied:
-        self._check_keys(row, "tied", {"side", "name", "same_as"}, {"reason"})
+        self._check_keys(row, "tied", {"side", "name", "same_as"}, {"reason", "when"})
         side = self._side_name(row)
         separators = {side: self.sides[side].separator}
         texts = self._texts([row["name"], row["same_as"]], "name")
@@ -239,7 +240,7 @@ class _Loader:
         (same_as,) = link({side: texts[1:]}, separators, texts[:1])[side]
         if not same_as.variables <= name.variables:
             raise MalformedInput(f"'{same_as.text}' has variables that '{name.text}' does not tell")
-        return Tied(label, side, name, same_as)
+        return Tied(label, side, name, same_as, str(row.get("when", "")))
 
     def _ignored(self, row: dict[str, Any], label: str) -> Ignored:
         self._check_keys(row, "ignore", {"side", "name", "reason"}, set())

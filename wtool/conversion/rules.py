@@ -78,12 +78,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Tied:
-    """A name of one side that must hold the values of another; it is dropped and made again."""
+    """A name of one side that must hold the values of another; it is dropped and made again.
+
+    when: the name of a tensor without which the side has no such tie; "" for always.
+    """
 
     label: str
     side: SideName
     name: Template
     same_as: Template
+    when: str = ""
 
 
 @dataclass(frozen=True)
