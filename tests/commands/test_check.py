@@ -277,3 +277,22 @@ def sound_fixtures():
 def test_no_sound_fixture_has_an_error(name):
     report = wtool.check(str(FIXTURES / name))
     assert report.totals["errors"] == 0
+
+
+@pytest.mark.parametrize("name", ["digits-cnn-training.pth", "digits-cnn.keras", "digits-cnn.npz"])
+def test_damaged_files_never_end_in_a_bug(capsys, tmp_path, name):
+    """Bytes changed or cut at random: an answer, or an error of the file; for doctor too."""
+    draw = np.random.default_rng(3)
+    whole = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    for turn in range(40):
+        data = bytearray(whole)
+        for at in draw.integers(len(data), size=1 + turn % 8):
+            data[at] = draw.integers(256)
+        if turn % 5 == 0:
+            at = draw.integers(len(data) - 3000, len(data))
+            data = data[:at] if turn % 2 else data[: at // 2]
+        path.write_bytes(data)
+        for command in ("check", "doctor"):
+            assert run([command, "--quiet", str(path)]) in (0, 1, 3, 4)
+    capsys.readouterr()
