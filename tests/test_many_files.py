@@ -94,6 +94,7 @@ def test_few_files_are_open_at_rest_and_none_when_the_model_is_gone(tmp_path):
 
 
 def test_threads_read_many_files_through_few_descriptors(tmp_path):
+    before = descriptors_in_use()
     sources = files(tmp_path, 200, Descriptors(limit=2))
     wrong: list[int] = []
 
@@ -111,7 +112,7 @@ def test_threads_read_many_files_through_few_descriptors(tmp_path):
     assert wrong == []
     # Eight readers may have exceeded the limit for a moment; at rest it holds again.
     assert number(sources[0]) == 0
-    assert descriptors_in_use() < LIMIT // 2
+    assert descriptors_in_use() <= before + 2
 
 
 def test_a_file_that_changed_since_it_was_opened_is_an_error(tmp_path):
