@@ -1,7 +1,7 @@
 """Presets proven by outputs: both real models compute the same from the converted file.
 
-Parameters and BatchNorm's statistics are random, so that no swapped tensor stays unseen. What weights
-cannot carry (the preset's notes) is made equal on one side, and shown to matter.
+Parameters and BatchNorm's statistics are random, so that no swapped tensor stays unseen. What
+weights cannot carry (the preset's notes) is made equal on one side, and shown to matter.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def build_torch(name: str) -> torch.nn.Module:
         torch.nn.init.uniform_(norm.weight, 0.8, 1.2)
         torch.nn.init.normal_(norm.bias, 0, 0.1)
     if norms:
-        # Statistics of real inputs: with any others the picture fades on its way through the layers.
+        # Statistics of real inputs: with others the picture fades on its way through the layers.
         with torch.no_grad():
             model.train()(torch.rand(8, 3, 64, 64))
     for norm in norms:
