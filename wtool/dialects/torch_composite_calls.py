@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from wtool.dialects.torch_composite import Composite, jagged, nested, quantised, sparse
-from wtool.dialects.torch_objects import Found, read_dtype
+from wtool.dialects.torch_found import Found, read_dtype
 from wtool.dialects.torch_tree import component
 from wtool.dtypes import BY_TORCH, DTYPES
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe

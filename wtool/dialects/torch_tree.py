@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wtool.dialects.pickle_numpy import SCALAR, read_scalar
-from wtool.dialects.torch_objects import Found, ObjectReader
+from wtool.dialects.torch_found import Found
+from wtool.dialects.torch_objects import ObjectReader
 from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
 from wtool.errors import MalformedInput, UnsafeInput, WtoolError
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from wtool.checkpoint import Checkpoint
 from wtool.dialects.torch_archive import open_archive
-from wtool.dialects.torch_objects import Found, ObjectReader
+from wtool.dialects.torch_found import Found
+from wtool.dialects.torch_objects import ObjectReader
 from wtool.dialects.torch_shard_extent import ShardExtent
 from wtool.dialects.torch_shards import Entry, Place, Places, read_metadata
 from wtool.dialects.torch_storages import Storage
