@@ -19,7 +19,7 @@ from model_zoo import PAIRS, allow_torchvision
 
 import wtool
 from wtool.checkpoint import Checkpoint
-from wtool.conversion.presets import find_preset, load_preset, presets_for
+from wtool.conversion.presets import find_preset, presets_for
 from wtool.conversion.verification import convert_layouts
 
 # Of the largest output; float32 sums of 50 to 120 layers differ by 1e-6 to 3e-5.
@@ -154,14 +154,3 @@ def assert_way_back(made: Checkpoint, source: Checkpoint) -> None:
         again = back[tensor.name]
         assert again.dtype is tensor.dtype, tensor.name
         assert again.load().tobytes() == tensor.load().tobytes(), tensor.name
-
-
-def test_every_preset_loads_and_says_what_it_is_for() -> None:
-    from wtool.conversion.presets import preset_names, preset_text
-
-    names = preset_names()
-    assert len(names) == 12
-    for name in names:
-        preset = load_preset(name)
-        assert preset.name == name
-        assert "<->" in preset_text(name)

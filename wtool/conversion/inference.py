@@ -141,29 +141,34 @@ def _form_b(unit: Unit) -> tuple[str, ...]:
 
 def _pair_unique(matcher: _Matcher) -> bool:
     """Pair the units that are the only ones of their kind and shape on both sides."""
+    by_a, by_b = _by_trait(matcher.open_a), _by_trait(matcher.open_b)
     progress = False
-    rivals = _rivals(matcher)
-    backwards: dict[str, list[str]] = {}
-    for one, others in rivals.items():
-        for other in others:
-            backwards.setdefault(other, []).append(one)
-    for one, others in rivals.items():
-        if len(others) == 1 and len(backwards[others[0]]) == 1:
-            matcher.pair(one, others[0], "certain", "only one of its kind and shape")
+    for label, unit in list(matcher.open_a.items()):
+        other = _only(unit, by_b)
+        if other in matcher.open_b and _only(matcher.open_b[other], by_a) == label:
+            matcher.pair(label, other, "certain", "only one of its kind and shape")
             progress = True
     return progress
 
 
-def _rivals(matcher: _Matcher) -> dict[str, list[str]]:
-    """Open unit of side a -> the open units of side b that it may be."""
-    by_trait: dict[Trait, list[str]] = {}
-    for label, unit in matcher.open_b.items():
+def _by_trait(units: Mapping[str, Unit]) -> dict[Trait, list[str]]:
+    """What units may be -> their labels."""
+    found: dict[Trait, list[str]] = {}
+    for label, unit in units.items():
         for trait in unit.traits:
-            by_trait.setdefault(trait, []).append(label)
-    return {
-        label: list(dict.fromkeys(o for t in sorted(unit.traits) for o in by_trait.get(t, ())))
-        for label, unit in matcher.open_a.items()
-    }
+            found.setdefault(trait, []).append(label)
+    return found
+
+
+def _only(unit: Unit, others: Mapping[Trait, list[str]]) -> str:
+    """The label of the only unit of the other side that this one may be, "" for none or several."""
+    found: set[str] = set()
+    for trait in unit.traits:
+        labels = others.get(trait, ())
+        if len(labels) > 1:
+            return ""
+        found.update(labels)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _pair_laws(matcher: _Matcher) -> bool:
@@ -287,31 +292,32 @@ def _companions(units: Mapping[str, Unit], separators: str) -> dict[str, str]:
 
 
 def _open_groups(matcher: _Matcher) -> list[tuple[list[Unit], list[Unit]]]:
-    """The open units as groups within which each may be each."""
-    rivals = _rivals(matcher)
-    groups: list[tuple[list[Unit], list[Unit]]] = []
-    by_b: dict[str, int] = {}
-    alone: list[Unit] = []
-    for one, others in rivals.items():
-        unit = matcher.open_a[one]
-        places = {by_b[other] for other in others if other in by_b}
-        if not others:
-            alone.append(unit)
-            continue
-        place = min(places, default=len(groups))
-        if place == len(groups):
-            groups.append(([], []))
-        for merged in sorted(places - {place}):
-            for side in (0, 1):
-                groups[place][side].extend(groups[merged][side])
-                groups[merged][side].clear()
-        groups[place][0].append(unit)
-        groups[place][1].extend(matcher.open_b[o] for o in others if o not in by_b)
-        by_b.update({u.label: place for u in groups[place][1]})
-    known = {u.label for _, others in groups for u in others}
-    rest = [unit for label, unit in matcher.open_b.items() if label not in known]
-    groups = [group for group in groups if group[0]]
-    return groups + [([unit], []) for unit in alone] + [([], [unit]) for unit in rest]
+    """The open units as groups within which each may be each; alone where nothing is like it."""
+    parents: dict[Trait, Trait] = {}
+
+    def root(trait: Trait) -> Trait:
+        while parents.setdefault(trait, trait) != trait:
+            parents[trait] = trait = parents[parents[trait]]
+        return trait
+
+    sides = (matcher.open_a, matcher.open_b)
+    for side in sides:
+        for unit in side.values():
+            first, *rest = sorted(unit.traits) or [("raw", (-1,))]
+            for trait in rest:
+                parents[root(trait)] = root(first)
+    groups: dict[object, tuple[list[Unit], list[Unit]]] = {}
+    for place, side in enumerate(sides):
+        for unit in side.values():
+            key = root(min(unit.traits)) if unit.traits else unit.label
+            groups.setdefault(key, ([], []))[place].append(unit)
+    found: list[tuple[list[Unit], list[Unit]]] = []
+    for ones, others in groups.values():
+        if ones and others:
+            found.append((ones, others))
+        else:
+            found += [([unit], []) for unit in ones] + [([], [unit]) for unit in others]
+    return found
 
 
 def _pair_ordered(matcher: _Matcher) -> list[tuple[list[Unit], list[Unit]]]:

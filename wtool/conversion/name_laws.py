@@ -18,6 +18,8 @@ _WORD = re.compile(r"[A-Za-z]+|\d+")
 # A number, and the letter that EfficientNet counts its blocks with: block2b_expand.
 _SLOT = re.compile(r"\d+|(?<=\d)[a-z](?=_)")
 MAX_SLOTS = 5
+# Of two families; larger ones are left to names and values.
+MAX_PAIRS = 1 << 22
 
 
 def normal_form(path: str) -> tuple[str, ...]:
@@ -69,6 +71,8 @@ def find_laws(
         or len(next(iter(ys))) > MAX_SLOTS
         or min(len(xs), len(ys)) < 2
     ):
+        return []
+    if len(xs) * len(ys) > MAX_PAIRS:
         return []
     may_be = {x: {y for y in ys if compatible(xs[x], ys[y])} for x in xs}
     laws: dict[tuple[tuple[str, str], ...], Law] = {}

@@ -20,6 +20,8 @@ from wtool.conversion.templates import Template, Value
 from wtool.errors import UsageError
 
 _SUFFIX = ".toml"
+# Of a model, tried before all: most presets are out of the question after one.
+FIRST_NAMES = 8
 # Roles of tensors that belong to training, not to the model.
 _STATE = ("optimizer", "ema", "other")
 
@@ -127,6 +129,8 @@ def unaccounted(
 def _unclaimed(preset: Mapping, side: SideName, names: Iterable[str]) -> list[str]:
     """The names of one side that no rule speaks of; all of them where a layer is incomplete."""
     names = list(names)
+    if not all(_is_spoken_of(preset, side, name) for name in names[:FIRST_NAMES]):
+        return names
     claimed = {
         name for block in preset.blocks for p in block.parts for name in _bound(p, side, names)
     }
@@ -134,6 +138,15 @@ def _unclaimed(preset: Mapping, side: SideName, names: Iterable[str]) -> list[st
     if not claimed:
         return names
     return rest or [name for block in preset.blocks for name in _incomplete(block, side, names)]
+
+
+def _is_spoken_of(preset: Mapping, side: SideName, name: str) -> bool:
+    return _is_extra(preset, side, name) or any(
+        template.match(name) is not None
+        for block in preset.blocks
+        for part in block.parts
+        for template in part.names.get(side, ())
+    )
 
 
 def _is_extra(preset: Mapping, side: SideName, name: str) -> bool:

@@ -6,6 +6,7 @@ Signatures find them, the layer rules lay the one out as the other, and every bi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,8 +63,8 @@ def find_same_values(a: Sequence[Unit], b: Sequence[Unit]) -> list[ValuePair]:
             pair = confirm(ones[0], others[0], place[0])  # type: ignore[index]
             if pair is not None:
                 pairs[ones[0].label] = pair
-    counts = [pair.b for pair in pairs.values()]
-    return [pair for pair in pairs.values() if counts.count(pair.b) == 1]
+    counts = Counter(pair.b for pair in pairs.values())
+    return [pair for pair in pairs.values() if counts[pair.b] == 1]
 
 
 def confirm(a: Unit, b: Unit, kind: str) -> ValuePair | None:
