@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Every command is a function of the same name; imported on first use.
-_COMMANDS = (
+# Every command is a function of the same name, imported on first use. Help keeps this order.
+COMMANDS = (
     "ls",
     "count",
     "stats",
@@ -37,7 +37,7 @@ _COMMANDS = (
     "verify",
 )
 
-__all__ = ["WtoolError", "open", *_COMMANDS]
+__all__ = ["WtoolError", "open", *COMMANDS]
 
 
 def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:
@@ -55,6 +55,6 @@ def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint
 
 
 def __getattr__(name: str) -> Any:
-    if name in _COMMANDS:
+    if name in COMMANDS:
         return getattr(import_module(f"wtool.commands.{name}"), name)
     raise AttributeError(f"module 'wtool' has no attribute {name!r}")

@@ -16,22 +16,7 @@ import click
 import wtool
 from wtool.errors import WtoolError, escape_controls
 
-# The order in which help lists them. A command's module is imported when it is called.
-COMMANDS = (
-    "ls",
-    "count",
-    "stats",
-    "init",
-    "diff",
-    "convert",
-    "cast",
-    "map",
-    "check",
-    "doctor",
-    "manifest",
-    "freeze",
-    "verify",
-)
+COMMANDS = wtool.COMMANDS
 _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "keras", "safetensors")
 
 EXIT_BUG = 70
