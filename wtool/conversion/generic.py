@@ -33,6 +33,10 @@ _STATED = {
 }
 # Names of GPT-2's dense layers, which PyTorch stores (in, out).
 _CONV1D_NAMES = ("c_attn", "c_fc", "c_proj", "q_attn")
+# Names of variables that PyTorch's own layers never have.
+_KERAS_LEAVES = frozenset(
+    ("kernel", "depthwise_kernel", "recurrent_kernel", "embeddings", "gamma", "moving_mean")
+)
 Members = dict[str, Tensor]
 
 
@@ -79,7 +83,7 @@ def generic_mapping(
 
     Raises UnsupportedError that lists every layer whose kind nothing decides, with what would.
     """
-    is_torch = any(split_leaf(t.name)[1] in ("weight", "in_proj_weight") for t in source)
+    is_torch = not any(split_leaf(tensor.name)[1] in _KERAS_LEAVES for tensor in source)
     if is_torch == (framework == "torch"):
         raise UsageError(f"the source's names are those of {framework} already", path=source.path)
     other = "torch" if framework != "torch" else _keras_of(source)

@@ -151,7 +151,7 @@ def _shares(words: _Words) -> tuple[int, tuple[int, ...]] | None:
     numbers = words.numbers(shares)
     if len(numbers) == 1 and 0 < numbers[0] <= MAX_PARTS:
         numbers = [1] * numbers[0]
-    if axis < 0 or not numbers or min(numbers) < 1:
+    if axis < 0 or min(numbers) < 1 or max(len(numbers), *numbers) > MAX_PARTS:
         return None
     return axis, tuple(numbers)
 
