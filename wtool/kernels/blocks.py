@@ -13,9 +13,12 @@ import numpy as np
 from wtool.kernels.exact import add, from_float
 from wtool.kernels.moments import EMPTY, Moments, from_centred, merge
 
-# Elements of one block; blocks are counted from a tensor's first element. 1 MiB of float32.
-BLOCK = 1 << 18
-LANES = 1 << 10
+# Elements of one block; blocks are counted from a tensor's first element. 2 MiB of float32.
+BLOCK = 1 << 19
+LANES = 512
+# Values of a float32 block whose mean is the centre of its powers. They belong to the block: where
+# their mean is far from the block's, its spread is large too, and hardly a digit is lost.
+CHUNK = 8 * LANES
 # Bins of the histogram of wide values: the upper half of the value as a float32.
 BINS = 1 << 16
 # Largest power of two by which a float64 block is scaled before it is squared; 2**-1000 is normal.
@@ -68,11 +71,14 @@ class Loops:
         """Count `upper_codes` of (n,) values, contiguous."""
         self._add(np.bincount(upper_codes(values), minlength=BINS))
 
-    def take_counts(self, bins: int) -> np.ndarray:
-        """How often each of `bins` codes was counted since the last call, (bins,) int64."""
+    def take_counts(self, bins: int) -> tuple[np.ndarray, np.ndarray]:
+        """The codes below `bins` counted since the last call, rising, and how often: (n,) int64."""
         counts = self._counts
         self._counts = None
-        return np.zeros(bins, np.int64) if counts is None else counts
+        if counts is None:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        codes = np.flatnonzero(counts)
+        return codes, counts[codes]
 
     def _add(self, counts: np.ndarray) -> None:
         self._counts = counts if self._counts is None else self._counts + counts
@@ -115,7 +121,10 @@ def lane_sums(values: np.ndarray, high: float, low: float) -> Sums:
     upper = (wide + split) - split if split else wide
     first, error = _fold_exactly(_lanes(upper))
     second = _fold(_lanes(wide - upper)) if split else 0.0
-    centre = (first + (second + error)) / n
+    if split:
+        centre = (first + (second + error)) / n
+    else:
+        centre = _fold(_lanes(wide[:CHUNK])) / min(n, CHUNK)
     absolute = _fold(_lanes(np.abs(wide)))
     wide -= centre
     square = wide * wide

@@ -96,19 +96,6 @@ def code_table(name: str) -> CodeTable:
     )
 
 
-def sort_counts(name: str, counts: np.ndarray) -> CodeCounts:
-    """CodeCounts of type `name` from a count for every code, (codes,) int64."""
-    table = code_table(name)
-    ordered = counts[table.order]
-    found = np.flatnonzero(ordered)
-    return CodeCounts(
-        table.order[found],
-        ordered[found],
-        int(counts[table.nan].sum()),
-        int(counts[table.inf].sum()),
-    )
-
-
 def sort_codes(name: str, codes: np.ndarray, counts: np.ndarray) -> CodeCounts:
     """CodeCounts of type `name` from some codes, (n,), and the count of each, (n,) int64."""
     values = code_table(name).values[codes]

@@ -14,9 +14,9 @@ _PATTERNS: dict[np.dtype, tuple[np.dtype, int, int]] = {
     np.dtype(np.float32): (np.dtype(np.int32), 0x7F80_0000, 0x0080_0000),
     np.dtype(np.float64): (np.dtype(np.int64), 0x7FF0_0000_0000_0000, 0x0010_0000_0000_0000),
 }
-NAMES_32 = ("scan_values", "add_powers_32", "fold_lanes", "count_upper_halves")
-NAMES_64 = ("find_extremes", "scale_values", "add_powers_64", "fold_lanes")
-NAMES_CODES = ("count_halves",)
+NAMES_32 = ("measure_values", "fold_lanes", "count_upper_halves", "take_table")
+NAMES_64 = ("find_extremes", "scale_values", "add_powers", "fold_lanes")
+NAMES_CODES = ("count_halves", "take_table")
 
 
 class Loops(blocks.Loops):
@@ -25,14 +25,17 @@ class Loops(blocks.Loops):
     def __init__(self, linked: Linked) -> None:
         super().__init__()
         self._linked = linked
-        self._lanes = np.empty((4, LANES))
-        self._sums = np.empty(8)
+        self._lanes = np.empty((6, LANES))
+        self._sums = np.empty((5, 2))
+        self._centre = np.empty(1)
         self._found = np.empty(4, np.int64)
         self._table = np.zeros((2, BINS), np.uint32)
         self._used = False
+        self._taken: np.ndarray | None = None
         self._scaled: np.ndarray | None = None
         self._at_lanes = self._lanes.ctypes.data
         self._at_sums = self._sums.ctypes.data
+        self._at_centre = self._centre.ctypes.data
         self._at_found = self._found.ctypes.data
         self._at_table = self._table.ctypes.data
 
@@ -46,9 +49,8 @@ class Loops(blocks.Loops):
         mask = (1 << (bits - 1)) - 1
         at = values.ctypes.data
         if bits == 32:
-            self._linked["scan_values"](
-                at, at, n, bits - 1, mask, tiny, self._at_found, self._at_lanes
-            )
+            out = (self._at_found, self._at_lanes, self._at_centre)
+            self._linked["measure_values"](at, at, n, bits - 1, mask, tiny, *out)
         else:
             self._linked["find_extremes"](at, n, bits - 1, mask, tiny, self._at_found)
         low, high, zeros, small = self._found.tolist()
@@ -61,20 +63,17 @@ class Loops(blocks.Loops):
         # Adding 0.0 turns -0.0 into 0.0.
         first, last = (ends.view(values.dtype) + values.dtype.type(0)).tolist()
         if bits == 32:
-            sums = self._sum_float32(at, n)
+            sums = self._sum_float32()
         else:
             sums = self._sum_float64(at, n, block_exponent(first, last))
         return finish((n, 0, 0, zeros, small - zeros), (first, last), sums)
 
-    def _sum_float32(self, at: int, n: int) -> Sums:
-        """The sums of the block that was scanned last: its lanes are still there."""
-        self._linked["fold_lanes"](self._at_lanes, 2, self._at_sums)
-        high, low, absolute, _ = self._sums[:4].tolist()
-        centre = (high + low) / n
-        self._linked["add_powers_32"](at, n, centre, self._at_lanes)
-        self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
-        square, _, cube, _, fourth, _ = self._sums[:6].tolist()
-        return Sums(high, low, centre, absolute, square, cube, fourth, 0)
+    def _sum_float32(self) -> Sums:
+        """The sums of the block that was measured last: its lanes are still there."""
+        self._linked["fold_lanes"](self._at_lanes, 5, self._at_sums)
+        (high, low), *rest = self._sums.tolist()
+        absolute, square, cube, fourth = (total for total, _ in rest)
+        return Sums(high, low, self._centre.item(), absolute, square, cube, fourth, 0)
 
     def _sum_float64(self, at: int, n: int, exponent: int) -> Sums:
         scale = 2.0**-exponent
@@ -83,12 +82,12 @@ class Loops(blocks.Loops):
         scaled = self._scaled.ctypes.data
         self._linked["scale_values"](at, n, scale, SPLIT, scaled, self._at_lanes)
         self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
-        high, error, rest, _, absolute, _ = self._sums[:6].tolist()
+        (high, error), (rest, _), (absolute, _), *_ = self._sums.tolist()
         low = rest + error
         centre = (high + low) / n
-        self._linked["add_powers_64"](scaled, n, centre, self._at_lanes)
+        self._linked["add_powers"](scaled, n, centre, self._at_lanes)
         self._linked["fold_lanes"](self._at_lanes, 3, self._at_sums)
-        square, _, cube, _, fourth, _ = self._sums[:6].tolist()
+        (square, _), (cube, _), (fourth, _), *_ = self._sums.tolist()
         return Sums(high, low, centre, absolute, square, cube, fourth, exponent)
 
     def count_codes(self, codes: np.ndarray) -> None:
@@ -102,18 +101,24 @@ class Loops(blocks.Loops):
         else:
             super().count_upper(values)
 
-    def take_counts(self, bins: int) -> np.ndarray:
+    def take_counts(self, bins: int) -> tuple[np.ndarray, np.ndarray]:
         """See blocks.Loops."""
-        counts = super().take_counts(bins)
-        if self._used:
-            both = np.add(self._table[0], self._table[1], dtype=np.int64)
-            self._table[:] = 0
-            self._used = False
-            if bins < BINS:
-                pairs = both.reshape(BINS // bins, bins)
-                both = pairs.sum(axis=0) + pairs.sum(axis=1)
-            counts += both
-        return counts
+        if not self._used:
+            return super().take_counts(bins)
+        if self._taken is None:
+            self._taken = np.empty((2, BINS), np.int64)
+        at = self._taken.ctypes.data
+        self._linked["take_table"](self._at_table, at, at + self._taken.strides[0], self._at_found)
+        self._used = False
+        codes, counts = self._taken[:, : int(self._found[0])]
+        if bins == BINS and self._counts is None:
+            return codes.copy(), counts.copy()
+        if bins < BINS:  # pairs were counted
+            codes, counts = np.concatenate([codes % bins, codes // bins]), np.tile(counts, 2)
+        dense = np.zeros(bins, np.int64)
+        np.add.at(dense, codes, counts)
+        self._add(dense)
+        return super().take_counts(bins)
 
     def _count(self, name: str, items: np.ndarray, per_word: int) -> None:
         """Count with a loop over words of 64 bits; what is behind the last word with NumPy."""

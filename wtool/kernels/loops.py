@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-LANES = 1024
-# Values that several loops go over in turn: 32 KiB of float32.
+LANES = 512
+# Values that several loops go over in turn: 16 KiB of float32 and 24 KiB of lanes fit into a
+# first-level cache.
 CHUNK = 8 * LANES
+# Counts that are looked at together: nearly all are zero.
+_GROUP = 32
 
 
 def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any) -> int:
@@ -43,16 +46,37 @@ def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: An
     return 0
 
 
-def scan_values(
-    values: Any, bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any, lanes: Any
+def measure_values(
+    values: Any,
+    bits: Any,
+    n: int,
+    shift: Any,
+    mask: Any,
+    tiny: Any,
+    found: Any,
+    lanes: Any,
+    centre: Any,
 ) -> int:
-    """`find_extremes` of (n,) float32 and the sums of them and of their magnitudes.
+    """`find_extremes` of (n,) float32, n > 0, and all sums in one pass, a CHUNK after the other.
 
-    bits: the same memory as int32. lanes: (2, LANES) float64 out, from zero. All loops run over
-    CHUNK values while these are in the first-level cache.
+    bits: the same memory as int32. lanes: (6, LANES) float64 out: sums of x, of |x|, and of the
+    2nd, 3rd and 4th power of x - centre; the last row is scratch. centre: (1,) float64 out: mean of
+    the first CHUNK.
     """
-    for j in range(2 * LANES):
+    for j in range(6 * LANES):
         lanes[j] = 0.0
+    first = min(n, CHUNK)
+    scratch = 5 * LANES
+    for r in range(0, first, LANES):
+        for j in range(min(LANES, first - r)):
+            lanes[scratch + j] += np.float64(values[r + j])
+    half = LANES // 2
+    while half:
+        for j in range(half):
+            lanes[scratch + j] += lanes[scratch + j + half]
+        half //= 2
+    middle = lanes[scratch] / np.float64(first)
+    centre[0] = middle
     low = mask
     high = ~mask
     small = mask & (tiny ^ tiny)
@@ -74,11 +98,31 @@ def scan_values(
                 d = np.float64(values[r + j + 3 * LANES])
                 lanes[j] = (((lanes[j] + a) + b) + c) + d
                 lanes[LANES + j] = (((lanes[LANES + j] + abs(a)) + abs(b)) + abs(c)) + abs(d)
+            for j in range(LANES):
+                a = np.float64(values[r + j]) - middle
+                b = np.float64(values[r + j + LANES]) - middle
+                c = np.float64(values[r + j + 2 * LANES]) - middle
+                d = np.float64(values[r + j + 3 * LANES]) - middle
+                aa = a * a
+                bb = b * b
+                cc = c * c
+                dd = d * d
+                q = 2 * LANES + j
+                t = 3 * LANES + j
+                f = 4 * LANES + j
+                lanes[q] = (((lanes[q] + aa) + bb) + cc) + dd
+                lanes[t] = (((lanes[t] + aa * a) + bb * b) + cc * c) + dd * d
+                lanes[f] = (((lanes[f] + aa * aa) + bb * bb) + cc * cc) + dd * dd
         for r in range(start + fours * 4 * LANES, stop, LANES):
             for j in range(min(LANES, stop - r)):
                 a = np.float64(values[r + j])
                 lanes[j] += a
                 lanes[LANES + j] += abs(a)
+                a -= middle
+                aa = a * a
+                lanes[2 * LANES + j] += aa
+                lanes[3 * LANES + j] += aa * a
+                lanes[4 * LANES + j] += aa * aa
     zeros = mask & (tiny ^ tiny)
     if small:
         for i in range(n):
@@ -197,4 +241,26 @@ def count_upper_halves(words: Any, n: int, table: Any) -> int:
         word = words[i]
         table[(word >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
         table[np.uint64(65536) + (word >> np.uint64(48))] += np.uint32(1)
+    return 0
+
+
+def take_table(table: Any, codes: Any, counts: Any, found: Any) -> int:
+    """The codes that `table`, (2, 65536) uint32, has counted, rising, and how often; empties it.
+
+    codes, counts: (65536,) int64 out, as many as are found. found: (1,) int64 out: that number.
+    """
+    places = 0
+    for start in range(0, 65536, _GROUP):
+        any_count = np.uint32(0)
+        for i in range(start, start + _GROUP):
+            any_count |= table[i] | table[65536 + i]
+        if any_count:
+            for i in range(start, start + _GROUP):
+                count = np.int64(table[i]) + np.int64(table[65536 + i])
+                codes[places] = i
+                counts[places] = count
+                places += count > 0
+                table[i] = np.uint32(0)
+                table[65536 + i] = np.uint32(0)
+    found[0] = places
     return 0

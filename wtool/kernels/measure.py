@@ -19,7 +19,7 @@ import numpy as np
 
 from wtool.dtypes import DType
 from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
-from wtool.kernels.codes import is_coded, measure_codes, sort_codes, sort_counts
+from wtool.kernels.codes import is_coded, measure_codes, sort_codes
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
 from wtool.kernels.quantiles import Counted, count_bins, count_values
@@ -71,14 +71,29 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a piece gave: moments (of wide types), and how often each code was found.
-
-    codes: the codes that `counts` counts; None where there is a count for every code.
-    """
+    """What a piece gave: moments (of wide types), and how often which codes were found, rising."""
 
     moments: Moments
-    counts: np.ndarray | None
-    codes: np.ndarray | None
+    codes: np.ndarray
+    counts: np.ndarray
+
+
+class _Sum:
+    """The parts of one tensor that have come so far."""
+
+    def __init__(self) -> None:
+        self._moments = EMPTY
+        self._counts = np.zeros(BINS, np.int64)
+
+    def add(self, part: _Part) -> None:
+        """One more part."""
+        self._moments = merge(self._moments, part.moments)
+        self._counts[part.codes] += part.counts
+
+    def total(self) -> _Part:
+        """All parts as one."""
+        codes = np.flatnonzero(self._counts)
+        return _Part(self._moments, codes, self._counts[codes])
 
 
 def can_measure(dtype: DType) -> bool:
@@ -104,7 +119,7 @@ def measure(
     worker = _Worker(tensors, quantiles, linked)
     pool = executor or ThreadPoolExecutor(jobs)
     width = AHEAD * (jobs or os.cpu_count() or 1)
-    partial: dict[int, list[_Part]] = {}
+    sums: dict[int, _Sum] = {}
     left: dict[int, int] = {}
     pending: set[Future[list[tuple[_Piece, _Part | Measured]]]] = set()
     try:
@@ -126,14 +141,12 @@ def measure(
                     if isinstance(part, Measured):
                         yield piece.index, part
                         continue
-                    parts = partial.setdefault(piece.index, [])
-                    parts.append(part)
-                    if len(parts) > 1:
-                        parts[:] = [_join(parts)]
+                    sums.setdefault(piece.index, _Sum()).add(part)
                     left[piece.index] -= 1
                     if not left[piece.index]:
-                        del left[piece.index], partial[piece.index]
-                        yield piece.index, _finish(tensor, parts[0], quantiles)
+                        del left[piece.index]
+                        whole = sums.pop(piece.index).total()
+                        yield piece.index, _finish(tensor, whole, quantiles)
     finally:
         for future in pending:
             future.cancel()
@@ -188,7 +201,7 @@ class _Worker:
         dense = tensor.count >= DENSE
         loops = self._loops()
         moments = EMPTY
-        codes = counts = None
+        codes = counts = np.empty(0, np.int64)
         for block in self._blocks(tensor, piece):
             if coded:
                 found, finite = EMPTY, block.view(f"u{block.itemsize}")
@@ -201,8 +214,8 @@ class _Worker:
                 patterns = finite if coded else upper_codes(finite)
                 codes, counts = np.unique(patterns, return_counts=True)
         if counting and dense:
-            counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-        return _Part(moments, counts, codes)
+            codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
+        return _Part(moments, codes, counts)
 
     def _loops(self) -> Loops:
         """The loops of this thread."""
@@ -263,26 +276,17 @@ def _names(tensors: Sequence[Values]) -> tuple[str, ...]:
 
 def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
     """The whole tensor from the sum of its parts."""
-    dtype, counts, codes = tensor.dtype, part.counts, part.codes
-    if counts is None:  # nothing was there, or nothing was to be counted
-        counts, codes = np.empty(0, np.int64), np.empty(0, np.int64)
+    dtype = tensor.dtype
     if is_coded(dtype):
-        name = dtype.name
-        found = sort_counts(name, counts) if codes is None else sort_codes(name, codes, counts)
+        found = sort_codes(dtype.name, part.codes, part.counts)
         return Measured(
-            measure_codes(name, found), count_values(name, found) if quantiles else None
+            measure_codes(dtype.name, found),
+            count_values(dtype.name, found) if quantiles else None,
         )
     if not quantiles:
         return Measured(part.moments, None)
     integral = dtype.kind in ("int", "uint")
-    return Measured(part.moments, count_bins(counts, codes, integral=integral))
-
-
-def _join(parts: list[_Part]) -> _Part:
-    """Two parts of one tensor as one; both are dense, for a tensor in parts is large."""
-    a, b = parts
-    counts = None if a.counts is None or b.counts is None else a.counts + b.counts
-    return _Part(merge(a.moments, b.moments), counts, None)
+    return Measured(part.moments, count_bins(part.codes, part.counts, integral=integral))
 
 
 def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:

@@ -44,18 +44,12 @@ def count_values(name: str, found: CodeCounts) -> Counted:
     return _unique(code_table(name).values[found.codes], found.counts, True)
 
 
-def count_bins(counts: np.ndarray, codes: np.ndarray | None, *, integral: bool) -> Counted:
-    """Middles of the bins that hold something, from counts of `blocks.upper_codes`.
-
-    counts: of each of `codes`, (n,) int64; without them of every bin, (BINS,).
-    """
-    values, order = _bins(integral)
-    if codes is not None:
-        values = values[codes]
-        order = np.argsort(values, kind="stable")
-    ordered = counts[order]
-    found = np.flatnonzero(ordered)
-    return _unique(values[order[found]], ordered[found], False)
+def count_bins(codes: np.ndarray, counts: np.ndarray, *, integral: bool) -> Counted:
+    """Middles of the bins `codes` of `blocks.upper_codes`, and the count of each, (n,) int64."""
+    values = _middles(integral)[codes]
+    order = np.argsort(values, kind="stable")
+    order = order[: len(order) - np.count_nonzero(np.isnan(values))]  # NaN is sorted last
+    return _unique(values[order], counts[order], False)
 
 
 def merge_counted(parts: Sequence[Counted]) -> Counted:
@@ -120,8 +114,8 @@ def _unique(values: np.ndarray, counts: np.ndarray, exact: bool) -> Counted:
 
 
 @lru_cache(maxsize=2)
-def _bins(integral: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Middle of each bin, (BINS,) float64, and the bins from the lowest one up, without NaN.
+def _middles(integral: bool) -> np.ndarray:
+    """Middle of each bin, (BINS,) float64.
 
     integral: the bins hold integers: the middle is the middle integer.
     """
@@ -140,5 +134,4 @@ def _bins(integral: bool) -> tuple[np.ndarray, np.ndarray]:
     # that float32 cannot hold.
     middle[[0, half]] = 0.0
     middle[half - 128], middle[BINS - 128] = np.inf, -np.inf
-    order = np.argsort(middle, kind="stable")
-    return middle, order[~np.isnan(middle[order])]
+    return middle
