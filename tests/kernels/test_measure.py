@@ -13,7 +13,7 @@ from reference import QUANTILES, reference, same, smallest_normal, tensor
 from wtool.dtypes import DTYPES
 from wtool.kernels import measure as measuring
 from wtool.kernels import native
-from wtool.kernels.blocks import BLOCK
+from wtool.kernels.blocks import BLOCK, CHUNK
 from wtool.kernels.measure import Measured, can_measure, measure
 from wtool.kernels.moments import summary
 from wtool.kernels.quantiles import quantiles_of
@@ -141,6 +141,13 @@ def test_a_spread_far_below_the_mean_keeps_its_digits(name, engine):
     step = 2.0**-10 if name == "float32" else 2.0**-30
     values = (1e4 + RANDOM.integers(-3, 4, 300_000) * step).astype(DTYPES[name].carrier)
     check(values, name)
+
+
+def test_a_first_chunk_far_from_the_rest_costs_no_digits(engine):
+    for rest in (1e-3, 0.0, 1.0):
+        values = (RANDOM.standard_normal(CHUNK + 300_000) * 1e-3 + rest).astype(np.float32)
+        values[:CHUNK] = 1e4
+        check(values, "float32")
 
 
 def test_float64_at_both_ends_of_its_range_neither_overflows_nor_vanishes(engine):

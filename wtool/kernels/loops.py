@@ -249,9 +249,9 @@ def take_table(table: Any, codes: Any, counts: Any, found: Any) -> int:
 
     codes, counts: (65536,) int64 out, as many as are found. found: (1,) int64 out: that number.
     """
-    places = 0
+    places: Any = 0
     for start in range(0, 65536, _GROUP):
-        any_count = np.uint32(0)
+        any_count: Any = np.uint32(0)
         for i in range(start, start + _GROUP):
             any_count |= table[i] | table[65536 + i]
         if any_count:
