@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Output that is permuted at once: enough columns of the source to use each line of the cache.
 SLAB_BYTES = 8 << 20
 SLAB_ROWS = 16
-MAX_SLAB_BYTES = 96 << 20
+MAX_SLAB_BYTES = 32 << 20
 COMPARE_BYTES = 1 << 20
 
 
