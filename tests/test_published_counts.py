@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision_on_cpu import load_torchvision
 
 import wtool
 
-# torchvision's wheel registers these operators with its compiled part, which needs the very torch
-# that it was built for. The models use none of them; declared, they let the package be imported.
-try:
-    import torchvision
-except RuntimeError:
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
+torchvision = load_torchvision()
 
 # As published, so that the table does not rest on one library's metadata alone.
 PUBLISHED = {

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 # torch name -> Keras name; the torch side is torchvision's or timm's.
@@ -34,19 +35,6 @@ FIRST_PAIRS = ("resnet50", "vgg16", "densenet121", "mobilenet_v2", "tf_efficient
 
 # (name, shape, Keras class or "") of each tensor.
 Rows = list[tuple[str, tuple[int, ...], str]]
-
-
-def allow_torchvision() -> Any:
-    """Let torchvision be imported beside a CPU torch: its wheel wants two operators to be known.
-
-    The result must be kept for as long as the process uses torchvision.
-    """
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 @cache
@@ -118,6 +106,9 @@ def _build_keras(name: str) -> list[tuple[str, list[int], str]]:
 if __name__ == "__main__":
     which, *models = sys.argv[1:]
     if which == "torch":
-        keep = allow_torchvision()
+        sys.path.insert(0, str(Path(__file__).parent.parent))
+        from torchvision_on_cpu import load_torchvision
+
+        load_torchvision()
     maker = _build_torch if which == "torch" else _build_keras
     json.dump({model: maker(model) for model in models}, sys.stdout)

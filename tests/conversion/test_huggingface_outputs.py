@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_zoo import allow_torchvision
+from torchvision_on_cpu import load_torchvision
 
 import wtool
 from wtool.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
-_LIBRARY = allow_torchvision()
+load_torchvision()
 SIZES = {
     "bert": {
         "vocab_size": 50,

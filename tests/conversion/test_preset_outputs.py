@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import pytest
 import torch
-from model_zoo import PAIRS, allow_torchvision
+from model_zoo import PAIRS
+from torchvision_on_cpu import load_torchvision
 
 import wtool
 from wtool.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from wtool.conversion.verification import convert_layouts
 
 # Of the largest output; float32 sums of 50 to 120 layers differ by 1e-6 to 3e-5.
 TOLERANCE = 5e-5
-_LIBRARY = allow_torchvision()
+load_torchvision()
 
 
 @dataclass(frozen=True)
