@@ -97,7 +97,8 @@ def convert(
       wtool convert fixtures/digits-cnn.pth model.safetensors
       wtool convert fixtures/digits-cnn-training.pth model.safetensors --model-only
       wtool convert fixtures/digits-cnn-bin-shards model.pth --rename '*=encoder.*'
-      wtool convert resnet50.pth resnet50.weights.h5 --to keras --like fresh.weights.h5
+      wtool convert fixtures/topics-rnn.pth model.weights.h5 --to keras --like \\
+        fixtures/topics-rnn.weights.h5
     """
     asked = Framework(to, map, like, set, sidecar, assume)
     opened, chosen = open_source(source, select, exclude, root)

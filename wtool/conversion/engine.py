@@ -146,6 +146,14 @@ class _Planner:
     def _add(self, order: int, step: Step) -> None:
         self.steps.append((order, step))
 
+    def _evidence(self, block: Block) -> str:
+        """Why the rule is believed: its own evidence, or the file that states it."""
+        if block.evidence != "mapping":
+            return block.evidence
+        if self.mapping.path.startswith("preset "):
+            return self.mapping.path
+        return f"mapping {block.label}"
+
     def _claim(self, name: str, label: str) -> bool:
         """Whether the tensor was free; two rules for one tensor are an error."""
         if name in self.claims:
@@ -258,7 +266,7 @@ class _Planner:
                 inputs,
                 (),
                 "",
-                instance.block.evidence,
+                self._evidence(instance.block),
                 instance.block.label,
                 lossy,
                 reason,
@@ -306,7 +314,7 @@ class _Planner:
                 inputs,
                 tuple(given),
                 ", ".join(step.text for step in steps or ()),
-                block.evidence,
+                self._evidence(block),
                 block.label,
                 lossy,
             ),
@@ -351,7 +359,9 @@ class _Planner:
             if self._give(tensor, block.label):
                 status = "sidecar" if name in self.restored else "made"
                 reason = "" if status == "sidecar" else f"filled with {part.fill or 0:g}"
-                step = Step(status, (), (tensor,), "", block.evidence, block.label, reason=reason)
+                step = Step(
+                    status, (), (tensor,), "", self._evidence(block), block.label, reason=reason
+                )
                 self._add(instance.order, step)
 
     def _counter(self, name: str) -> Extent:
