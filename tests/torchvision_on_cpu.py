@@ -13,8 +13,8 @@ _KEPT: list[Any] = []
 def load_torchvision() -> ModuleType:
     """The package torchvision, whether or not its compiled part fits this torch.
 
-    Its wheel registers two operators with a compiled part that needs the very torch that it was built
-    for. The models use neither; declared by us, they let the package be imported.
+    Its wheel registers two operators with a compiled part that needs the very torch that it was
+    built for. The models use neither; declared by us, they let the package be imported.
     """
     try:
         import torchvision
