@@ -26,8 +26,23 @@ for name, t in torch.load(sys.argv[1], map_location="cpu", weights_only=True).it
 """
 
 
+# What no implementation on NumPy is below: start, import, and read all bytes on all cores.
+FLOOR = """
+import os, sys, threading, numpy
+path, step, jobs = sys.argv[1], 1 << 20, os.cpu_count() or 1
+def read(first):
+    buffer = numpy.empty(step, numpy.uint8)
+    descriptor = os.open(path, os.O_RDONLY)
+    for offset in range(first * step, os.fstat(descriptor).st_size, jobs * step):
+        os.preadv(descriptor, [buffer.data], offset)
+threads = [threading.Thread(target=read, args=(first,)) for first in range(jobs)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
 def bench_processes(path: str, repeats: int) -> str:
-    """The table of whole processes on one file."""
+    """The table of whole processes on one file, with the floor of any Python process beside it."""
     wtool = [sys.executable, "-m", "wtool.cli", "stats", path]
     warm(path)
     peer, *ours = compare(
@@ -35,6 +50,7 @@ def bench_processes(path: str, repeats: int) -> str:
             "torch script": [sys.executable, "-c", PEER, path],
             "wtool stats": wtool,
             "wtool stats --no-quantiles": [*wtool, "--no-quantiles"],
+            "floor: import numpy, read": [sys.executable, "-c", FLOOR, path],
         },
         repeats,
     )
