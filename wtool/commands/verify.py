@@ -183,9 +183,10 @@ def _check_tensors(
 
     # A manifest of a part of a model speaks of no more than that part.
     spoken = keep_names(record.select, record.exclude, strict=False)(checkpoint.tensors)
-    kept = keep_names(*patterns)({*record.tensors, *spoken})
+    names = {*record.tensors, *spoken}
+    kept = keep_names(*patterns)(names)
     promised = {n: entry for n, entry in record.tensors.items() if n in kept}
-    mine = {n: t for n, t in checkpoint.tensors.items() if n in kept & (spoken | set(promised))}
+    mine = {n: t for n, t in checkpoint.tensors.items() if n in kept}
     part = dataclasses.replace(checkpoint, tensors=mine)
     digests = digest_model(part, algorithm, files=False, **options).tensors if values else None
     found = check_release(promised, entries_of(part, digests), values=values)

@@ -19,7 +19,7 @@ from wtool.dtypes import DTYPES
 from wtool.errors import UnsupportedError, WtoolError
 from wtool.extents import MAX_EXPANSION, MAX_EXPANSION_BYTES, Absent, Strided
 from wtool.kernels.digest import Hasher, header, new_hasher, update_values
-from wtool.sources import FileSource, Source, absolute
+from wtool.sources import Descriptors, FileSource, Source, absolute
 
 # Bytes read at once, and how many such blocks may wait for the second thread. Handing a block over
 # costs 50 microseconds, hashing 4 MiB two milliseconds.
@@ -84,8 +84,10 @@ def digest_model(
     jobs = jobs or os.cpu_count() or 1
     plan = _make_plan(checkpoint, algorithm)
     paths = list(checkpoint.files) if files else []
+    descriptors = Descriptors()
     for path in paths:
-        plan.sources.setdefault(os.path.realpath(path), FileSource(path))
+        if os.path.realpath(path) not in plan.sources:
+            plan.sources[os.path.realpath(path)] = FileSource(path, descriptors=descriptors)
     done = _Done(_total_work(plan, paths), progress)
     found: dict[str, str | None] = dict.fromkeys(plan.absent)
     hashed = _digest_files(plan, paths, algorithm, jobs, done)
