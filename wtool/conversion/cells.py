@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wtool.conversion.derived import Derived, Joined
-from wtool.conversion.operations import (
-    Extents,
-    Operation,
-    Sizes,
-    check_same_rest,
-    refuse_shape,
-    slice_axis,
-)
+from wtool.conversion.operations import Extents, Operation, Sizes, refuse_shape
+from wtool.conversion.pieces import check_same_rest, slice_axis
 from wtool.errors import UnsupportedError
 
 if TYPE_CHECKING:

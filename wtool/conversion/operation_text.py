@@ -6,18 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from wtool.conversion.cells import FoldWeightNorm, JoinCell, ShiftGate, SumBiases
 from wtool.conversion.operations import (
-    Concat,
     Flatten,
-    Gates,
     Operation,
     Permute,
     Reshape,
-    Split,
-    Stack,
     Unflatten,
     Vector,
     complete,
 )
+from wtool.conversion.pieces import Concat, Gates, Split, Stack
 from wtool.errors import MalformedInput
 
 # A named number, or several, that a mapping file states: heads, channels before Flatten.
