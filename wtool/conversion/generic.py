@@ -169,7 +169,9 @@ class _Finder:
             t.shape[0] for m in modules.values() for leaf, t in m.items() if len(t.shape) == 1
         }
         self.has_conv = any(
-            len(t.shape) > 2 for m in modules.values() for leaf, t in m.items() if leaf == "weight"
+            len(t.shape) > 2 and leaf in ("weight", "kernel", "depthwise_kernel")
+            for members in modules.values()
+            for leaf, t in members.items()
         )
         self.has_conv1d = any(path.endswith(_CONV1D_NAMES) for path in modules)
 
@@ -233,7 +235,8 @@ class _Finder:
         if kind in ("linear", "conv", "conv_transpose"):
             if len(kernel.shape) == 2 and kind != "linear":
                 return "its kernel has no window"
-            return _Kind(kind, "class stated by the file", {})
+            found = _Kind(kind, "class stated by the file", {})
+            return self._after_flatten(kernel.shape[0], found)
         return "the file does not state its class"
 
     def _weight(self, torch: Members, keras: Members | None) -> _Kind | str:
@@ -242,7 +245,7 @@ class _Finder:
         if keras is not None:
             stated = self._stated(weight, keras)
             if stated is not None:
-                return self._after_flatten(weight, stated)
+                return self._after_flatten(weight.shape[1], stated)
         if rank == 2:
             if bias is None:
                 return "a matrix without a bias may be a Linear or an Embedding"
@@ -250,7 +253,7 @@ class _Finder:
                 return "its bias is a matrix"
             if self.has_conv1d or bias.count != weight.shape[0]:
                 return "may be GPT-2's Conv1D, which is stored (in, out)"
-            return self._after_flatten(weight, _Kind("linear", "names and siblings", {}))
+            return self._after_flatten(weight.shape[1], _Kind("linear", "names and siblings", {}))
         if rank < 3 or rank > 5:
             return f"a weight of rank {rank} is of no known layer"
         if bias is None or weight.shape[0] == weight.shape[1] or weight.shape[1] == 1:
@@ -276,9 +279,9 @@ class _Finder:
         allowed = _layouts(weight.shape, kernel.shape)
         return _Kind(allowed[0], "the only layout of this shape", {}) if len(allowed) == 1 else None
 
-    def _after_flatten(self, weight: Tensor, found: _Kind) -> _Kind | str:
+    def _after_flatten(self, width: int, found: _Kind) -> _Kind | str:
         """A Linear whose inputs may be pictures flattened in PyTorch's order stays open."""
-        if found.kind != "linear" or not self.has_conv or weight.shape[1] in self.widths:
+        if found.kind != "linear" or not self.has_conv or width in self.widths:
             return found
         return "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
 

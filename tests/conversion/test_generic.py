@@ -1,0 +1,92 @@
+"""The same module paths in both frameworks: converted by layer rules, judged by outputs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+import torch
+from layer_cases import error, randomise
+from torch import nn
+
+import wtool
+from wtool.cli import run
+
+SUFFIX = {"keras": ".weights.h5", "tf_keras": ".h5"}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.dw = nn.Conv2d(4, 8, 3, groups=4, bias=False)
+        self.up = nn.ConvTranspose2d(8, 8, 2)
+        self.mix = nn.Conv2d(8, 8, 1, bias=False)
+        self.ln = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.mix(self.up(self.dw(torch.relu(self.bn(self.stem(x))))))
+        return self.fc(self.ln(x.mean((2, 3))))
+
+
+def build(library):
+    layers = library.layers
+    x = inputs = library.Input((9, 8, 3))
+    x = layers.Conv2D(4, 3, name="stem")(x)
+    x = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5, name="bn")(x))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="dw")(x)
+    x = layers.Conv2DTranspose(8, 2, name="up")(x)
+    x = layers.Conv2D(8, 1, use_bias=False, name="mix")(x)
+    x = layers.LayerNormalization(epsilon=1e-5, name="ln")(layers.GlobalAveragePooling2D()(x))
+    return library.Model(inputs, layers.Dense(8, name="fc")(x))
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_model_with_the_same_paths_converts_without_a_mapping(library, tmp_path):
+    """Half of its matrices are square; the target's file states what each is."""
+    framework = "tf_keras" if library is tf_keras else "keras"
+    module, model = randomise(Net()), build(library)
+    source, back = str(tmp_path / "m.pth"), str(tmp_path / "back.pth")
+    fresh = str(tmp_path / f"fresh{SUFFIX[framework]}")
+    target = str(tmp_path / f"target{SUFFIX[framework]}")
+    torch.save(module.state_dict(), source)
+    model.save_weights(fresh)
+    assert run(["convert", source, target, "--to", "keras", "--like", fresh]) == 0
+    model.load_weights(target)
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 8)).astype("f")
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    assert error(np.asarray(model(np.moveaxis(x, 1, -1))), expected) < 1e-5
+    assert run(["convert", target, back, "--to", "torch", "--like", source]) == 0
+    state = torch.load(back, weights_only=True)
+    assert list(wtool.open(back).tensors) == list(state)
+    for name, tensor in module.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(state[name], tensor), name
+
+
+def test_a_dense_layer_after_flatten_is_refused_in_both_directions(tmp_path, capsys):
+    inputs = keras.Input((5, 5, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, name="c")(inputs))
+    keras.Model(inputs, keras.layers.Dense(2, name="fc")(x)).save_weights(tmp_path / "k.weights.h5")
+    torch.save(
+        nn.ModuleDict({"c": nn.Conv2d(3, 4, 3), "fc": nn.Linear(36, 2)}).state_dict(),
+        tmp_path / "t.pth",
+    )
+    k, t, out = (str(tmp_path / name) for name in ("k.weights.h5", "t.pth", "out.pth"))
+    for arguments in ([t, k, "keras"], [k, t, "torch"]):
+        source, like, to = arguments
+        assert run(["convert", source, out, "--to", to, "--like", like]) == 4
+        assert "'fc' (may follow Flatten" in capsys.readouterr().err
+    assert run(["convert", k, out, "--to", "torch"]) == 4
+    assert "'fc' (may follow Flatten" in capsys.readouterr().err
+    facts = ["--assume", "fc=linear_flatten", "--set", "chw=4,3,3"]
+    assert run(["convert", k, out, "--to", "torch", "--like", t, *facts]) == 0
+    kernel = wtool.open(k)["fc/kernel"].load().reshape(3, 3, 4, 2).transpose(3, 2, 0, 1)
+    assert np.array_equal(torch.load(out)["fc.weight"].numpy(), kernel.reshape(2, 36))
