@@ -2,8 +2,8 @@
 
 A tensor's blocks are counted from its first element and have BLOCK elements each. What a block
 gives does not depend on who measures it, and merging is exact: the result is the same for any
-executor, number of jobs and order of completion. Memory is one block a thread and one histogram a
-job.
+executor, number of jobs and order of completion. Memory is one block and one histogram a
+thread, and one histogram a tensor that is cut.
 """
 
 from __future__ import annotations
