@@ -10,8 +10,8 @@ import numpy as np
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import DTYPES, DType
 from wtool.extents import Decoded, Strided
-from wtool.sources import BytesSource
 from wtool.kernels.little_endian import to_bytes
+from wtool.sources import BytesSource
 
 BY_CARRIER = {
     d.carrier_name: d
