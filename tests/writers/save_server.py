@@ -18,7 +18,7 @@ import numpy as np
 from writer_models import model
 
 from wtool.errors import OutputError
-from wtool.writers import outputs, save
+from wtool.writers import outputs, plan, save
 
 NOBODY = 65534
 
@@ -53,7 +53,11 @@ def limited(container: str, path: str, nbytes: float) -> None:
 
 
 def nobody(container: str, path: str, _: float) -> None:
-    """Save as somebody without rights; root may write everywhere."""
+    """Save as somebody without rights; root may write everywhere.
+
+    What saving imports is imported before: nobody may not enter the folder that wtool lies in.
+    """
+    plan(small(), path, container=container)
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
