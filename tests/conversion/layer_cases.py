@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -162,20 +163,25 @@ def recurrent(kind: str, bias: bool = True) -> Case:
     )
 
 
-def bidirectional(kind: str) -> Case:
+def bidirectional(kind: str, bias: bool = True) -> Case:
     torch_name, keras_name, cell, options = RECURRENT[kind]
     suffixes = ("_l0", "_l0_reverse")
     return Case(
-        f"{kind}-bidirectional",
+        f"{kind}-bidirectional" + ("" if bias else "-nobias"),
         layer(kind, b=f"m/forward_{kind}/{cell}")
         + layer(kind, b=f"m/backward_{kind}/{cell}", suffix="_l0_reverse"),
-        lambda: Apply(getattr(nn, torch_name)(5, 6, batch_first=True, bidirectional=True), first),
+        lambda: Apply(
+            getattr(nn, torch_name)(5, 6, batch_first=True, bidirectional=True, bias=bias), first
+        ),
         lambda k, x: k.layers.Bidirectional(
-            getattr(k.layers, keras_name)(6, return_sequences=True, name=kind, **options), name="m"
+            getattr(k.layers, keras_name)(
+                6, return_sequences=True, use_bias=bias, name=kind, **options
+            ),
+            name="m",
         )(x),
         ((4, 5),),
         lossy=tuple(f"m.bias_{w}{s}" for s in suffixes for w in ("ih", "hh"))
-        if kind != "gru"
+        if kind != "gru" and bias
         else (),
     )
 
@@ -190,8 +196,34 @@ def flatten_linear(k: Any, x: Any) -> Any:
     return k.layers.Dense(5, name="m")(k.layers.Flatten()(x))
 
 
+def gpt2_dense() -> nn.Module:
+    """GPT-2's own Conv1D, square: its shape does not tell that it is stored (in, out)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return Apply(Conv1D(6, 6))
+
+
 def weight_norm(model: nn.Module) -> nn.Module:
     return torch.nn.utils.parametrizations.weight_norm(model)
+
+
+def hooked_weight_norm(model: nn.Module) -> nn.Module:
+    """As torch did it before 2.0; checkpoints of that time name the two weight_g and weight_v."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(model)
+
+
+def hooked_conv(dim: int) -> Case:
+    plain = conv(dim)
+    return replace(
+        plain,
+        name=f"weight-norm-hook-{plain.name}",
+        mapping=layer("conv", weight_norm="hook"),
+        torch_model=lambda: Apply(hooked_weight_norm(getattr(nn, f"Conv{dim}d")(4, 6, 3))),
+        keras=lambda k, x: getattr(k.layers, f"Conv{dim}D")(6, 3, name="m")(x),
+        back=False,
+    )
 
 
 CASES = (
@@ -201,6 +233,13 @@ CASES = (
         lambda: Apply(nn.Linear(6, 6)),
         lambda k, x: k.layers.Dense(6, name="m")(x),
         ((6,),),
+    ),
+    Case(
+        "conv1d_linear",
+        layer("conv1d_linear"),
+        gpt2_dense,
+        lambda k, x: k.layers.Dense(6, name="m")(x),
+        ((5, 6),),
     ),
     *(conv(dim) for dim in (1, 2, 3)),
     conv(2, dilation=2),
@@ -303,7 +342,8 @@ CASES = (
     *(recurrent(kind) for kind in RECURRENT),
     recurrent("lstm", bias=False),
     recurrent("gru", bias=False),
-    *(bidirectional(kind) for kind in ("lstm", "gru")),
+    *(bidirectional(kind) for kind in RECURRENT),
+    *(bidirectional(kind, bias=False) for kind in RECURRENT),
     Case(
         "lstm-two-layers",
         layer("lstm", b="m{n}/lstm_cell", suffix="_l{n:int}"),
@@ -347,6 +387,24 @@ CASES = (
         "weight-norm-conv-transpose",
         layer("conv_transpose", weight_norm="parametrizations"),
         lambda: Apply(weight_norm(nn.ConvTranspose2d(4, 6, 3))),
+        lambda k, x: k.layers.Conv2DTranspose(6, 3, name="m")(x),
+        ((4, 5, 5),),
+        channels=True,
+        back=False,
+    ),
+    *(hooked_conv(dim) for dim in (1, 2, 3)),
+    Case(
+        "weight-norm-hook-linear",
+        layer("linear", weight_norm="hook"),
+        lambda: Apply(hooked_weight_norm(nn.Linear(6, 6))),
+        lambda k, x: k.layers.Dense(6, name="m")(x),
+        ((6,),),
+        back=False,
+    ),
+    Case(
+        "weight-norm-hook-conv-transpose",
+        layer("conv_transpose", weight_norm="hook"),
+        lambda: Apply(hooked_weight_norm(nn.ConvTranspose2d(4, 6, 3))),
         lambda k, x: k.layers.Conv2DTranspose(6, 3, name="m")(x),
         ((4, 5, 5),),
         channels=True,

@@ -13,6 +13,7 @@ import torch
 from layer_cases import (
     CASES,
     HEAD,
+    RECURRENT,
     Case,
     build_keras,
     error,
@@ -82,8 +83,27 @@ def test_both_models_compute_the_same_in_both_directions(case, framework, tmp_pa
     assert error(run_torch(module, case, inputs), expected_back) < TOLERANCE
 
 
+def _swapped_directions(kind: str, cell: str) -> list[tuple[object, object, list[str]]]:
+    gate = ["gates 0 1 0 2"] if kind == "gru" else []
+    rules: list[tuple[object, object, list[str]]] = []
+    for suffix, path in (("_l0", "backward"), ("_l0_reverse", "forward")):
+        base = f"m/{path}_{kind}/{cell}"
+        biases = [f"m.bias_ih{suffix}", f"m.bias_hh{suffix}"]
+        rules += [
+            (f"m.weight_ih{suffix}", f"{base}/kernel", [*gate, "transpose"]),
+            (f"m.weight_hh{suffix}", f"{base}/recurrent_kernel", [*gate, "transpose"]),
+            (biases, f"{base}/bias", [*gate, "stack 0 2"] if gate else ["sum"]),
+        ]
+    return rules
+
+
 WRONG = {
     "linear": [("m.weight", "m/kernel", []), ("m.bias", "m/bias", [])],
+    "conv1d_linear": [("m.weight", "m/kernel", ["transpose"]), ("m.bias", "m/bias", [])],
+    **{
+        f"{kind}-bidirectional": _swapped_directions(kind, cell)
+        for kind, (_, _, cell, _) in RECURRENT.items()
+    },
     "embedding": [("m.weight", "m/embeddings", ["transpose"])],
     "gru": [
         ("m.weight_ih_l0", "m/gru_cell/kernel", ["transpose"]),
@@ -124,6 +144,7 @@ def test_a_wrong_layout_of_the_same_shape_computes_something_else(name, tmp_path
     text = HEAD.format(framework="keras")
     for a, b, op in WRONG[name]:
         text += f"[[rule]]\na = {a!r}\nb = {b!r}\nop = {op!r}\n"
+        text += 'lossy = "sum-of-biases"\n' if "sum" in op else ""
     if name == "batchnorm":
         text += '[[ignore]]\nside = "a"\nname = "m.num_batches_tracked"\nreason = "a counter"\n'
     module = randomise(case.torch_model())
