@@ -5,6 +5,7 @@ They run in a process of their own: TF1's graph mode must not meet the other tes
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layer_cases import error, layer
 from torch import nn
 
 import wtool
@@ -37,9 +39,15 @@ CELLS = {"lstm": cells.LSTMCell, "rnn": cells.BasicRNNCell, "gru": cells.GRUCell
 for line in sys.stdin:
     kind, forget, inputs, restore, prefix, outputs = json.loads(line)
     with tf.Graph().as_default(), v1.Session() as session:
-        cell = CELLS[kind](6, **({"forget_bias": forget} if kind == "lstm" else {}))
+        kind, _, both = kind.partition(" ")
+        options = {"forget_bias": forget} if kind == "lstm" else {}
+        cell, other = (CELLS[kind](6, **options) for _ in range(2))
         x = tf.constant(np.load(inputs))
-        out, _ = v1.nn.dynamic_rnn(cell, x, dtype=tf.float32, scope="m")
+        if both:
+            pair, _ = v1.nn.bidirectional_dynamic_rnn(cell, other, x, dtype=tf.float32, scope="m")
+            out = tf.concat(pair, 2)
+        else:
+            out, _ = v1.nn.dynamic_rnn(cell, x, dtype=tf.float32, scope="m")
         saver = v1.train.Saver()
         random = np.random.default_rng(5)
         if restore:
@@ -88,20 +96,29 @@ def run_cell(server, folder):
 
 
 def mapping(kind: str, framework: str, a: str, **options: object):
-    lines = [f"{key} = {value!r}" for key, value in options.items()]
-    return parse_mapping(
-        f"""
-        [mapping]
-        name = "cell"
-        a = {{ framework = "{framework}" }}
-        b = {{ framework = "tf1" }}
-        [[layer]]
-        kind = "{kind}"
-        a = "{a}"
-        b = "{CELLS[kind]}"
-        """
-        + "\n".join(lines)
-    )
+    return cells(framework, layer(kind, a, CELLS[kind], **options))
+
+
+def cells(framework: str, *layers: str):
+    """The mapping of layers of a framework to TF1 cells."""
+    head = f"""
+    [mapping]
+    name = "cell"
+    a = {{ framework = "{framework}" }}
+    b = {{ framework = "tf1" }}
+    """
+    return parse_mapping(head + "".join(layers))
+
+
+def both_directions(kind: str, framework: str, paths: tuple[str, str]):
+    """`bidirectional_dynamic_rnn` has its cells in fw/ and bw/."""
+    cell = CELLS[kind].removeprefix("m/")
+    options = {"forget_bias": 1.0} if kind == "lstm" else {}
+    layers = []
+    for scope, path, suffix in zip(("fw", "bw"), paths, ("_l0", "_l0_reverse"), strict=True):
+        more = {**options, "suffix": suffix} if framework == "torch" else options
+        layers.append(layer(kind, path, f"m/{scope}/{cell}", **more))
+    return cells(framework, *layers)
 
 
 @pytest.fixture
@@ -111,13 +128,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def torch_module(kind: str) -> nn.Module:
+def torch_module(kind: str, **options: bool) -> nn.Module:
     torch.manual_seed(3)
-    return {"lstm": nn.LSTM, "rnn": nn.RNN}[kind](5, 6, batch_first=True)
+    return {"lstm": nn.LSTM, "rnn": nn.RNN}[kind](5, 6, batch_first=True, **options)
 
 
 def outputs_of(module: nn.Module, folder: Path) -> np.ndarray:
@@ -184,6 +197,68 @@ def test_a_tf1_cell_and_keras_compute_the_same(kind, folder, run_cell):
     save(back.checkpoint(), folder / "back", container="tensorflow")
     again = run_cell(kind, restore=str(folder / "back"))
     assert error(again, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_both_directions_of_tf1_and_torch_compute_the_same(kind, swapped, folder, run_cell):
+    """A map with fw/ and bw/ exchanged fits every shape, and is seen by the outputs."""
+    rules = both_directions(kind, "torch", ("m", "m"))
+    expected = run_cell(f"{kind} both")
+    cell = wtool.open(folder / "cell")
+    outcome = convert_layouts(cell, rules, to="a")
+    save(outcome.checkpoint(), folder / "m.pth")
+    state = torch.load(folder / "m.pth", weights_only=True)
+    if swapped:
+        ends = {"": "_reverse", "_reverse": ""}
+        forward = {name: name.removesuffix("_reverse") for name in state}
+        state = {forward[n] + ends[n[len(forward[n]) :]]: value for n, value in state.items()}
+    module = torch_module(kind, bidirectional=True)
+    module.load_state_dict({name.removeprefix("m."): value for name, value in state.items()})
+    if swapped:
+        assert error(outputs_of(module, folder), expected) > 0.05
+        return
+    assert error(outputs_of(module, folder), expected) < TOLERANCE
+
+    module = torch_module(kind, bidirectional=True)
+    torch.save(
+        {f"m.{name}": value for name, value in module.state_dict().items()}, folder / "n.pth"
+    )
+    back = convert_layouts(wtool.open(folder / "n.pth"), rules, to="b", template=cell)
+    save(back.checkpoint(), folder / "back", container="tensorflow")
+    found = run_cell(f"{kind} both", restore=str(folder / "back"))
+    assert error(found, outputs_of(module, folder)) < TOLERANCE
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_both_directions_of_tf1_and_keras_compute_the_same(kind, library, folder, run_cell):
+    keras = importlib.import_module(library)
+    name = {"lstm": "LSTM", "rnn": "SimpleRNN", "gru": "GRU"}[kind]
+    leaf = {"lstm": "lstm_cell", "rnn": "simple_rnn_cell", "gru": "gru_cell"}[kind]
+    rules = both_directions(kind, library, (f"m/forward_r/{leaf}", f"m/backward_r/{leaf}"))
+    expected = run_cell(f"{kind} both")
+    more = {"reset_after": False} if kind == "gru" else {}
+    inputs = keras.Input((4, 5))
+    one = getattr(keras.layers, name)(6, return_sequences=True, name="r", **more)
+    model = keras.Model(inputs, keras.layers.Bidirectional(one, name="m")(inputs))
+    suffix = ".weights.h5" if library == "keras" else ".h5"
+    fresh, converted = folder / f"fresh{suffix}", folder / f"converted{suffix}"
+    model.save_weights(fresh)
+    random = np.random.default_rng(7)
+    model.set_weights([random.standard_normal(w.shape).astype("f") for w in model.get_weights()])
+    model.save_weights(folder / f"other{suffix}")
+    cell = wtool.open(folder / "cell")
+    outcome = convert_layouts(cell, rules, to="a", template=wtool.open(fresh))
+    save(outcome.checkpoint(), converted, template=fresh)
+    other = np.asarray(model(np.load(folder / "x.npy")))
+    model.load_weights(converted)
+    assert error(np.asarray(model(np.load(folder / "x.npy"))), expected) < TOLERANCE
+
+    back = convert_layouts(wtool.open(folder / f"other{suffix}"), rules, to="b", template=cell)
+    save(back.checkpoint(), folder / "back", container="tensorflow")
+    again = run_cell(f"{kind} both", restore=str(folder / "back"))
+    assert error(again, other) < TOLERANCE
 
 
 def test_the_forget_bias_must_be_stated():
