@@ -16,7 +16,8 @@ from wtool.commands.framework import (
     converted,
     framework_options,
     plan_framework,
-    save_sidecar,
+    plan_sidecar,
+    sidecar_notes,
     template_for,
     with_coverage,
 )
@@ -125,11 +126,14 @@ def convert(
         force=force,
     )
     prepared = prepare(shaped, wanted, source=opened)
+    aside = None
+    if outcome is not None:
+        written = [file.path for file in prepared.plan.files]
+        aside = plan_sidecar(outcome, sidecar, [opened.path, *written])
     if dry_run:
         planned = _plan_report(shaped, prepared, wanted, opened)
         return planned if outcome is None else with_coverage(planned, outcome, [])
-    aside = [] if outcome is None else save_sidecar(outcome, sidecar, force=force)
-    write(prepared, wanted, prove=prove, progress=progress)
+    write(prepared, wanted, prove=prove, progress=progress, beside=aside)
     report = Report(
         command="convert",
         columns=FILE_COLUMNS,
@@ -140,7 +144,7 @@ def convert(
         footer=[summary(prepared.plan, "wrote")],
     )
     if outcome is not None:
-        report = with_coverage(report, outcome, aside)
+        report = with_coverage(report, outcome, sidecar_notes(aside))
     return with_proof(report, prove_written(prepared, shaped, root=root)) if prove else report
 
 

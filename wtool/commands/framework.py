@@ -18,6 +18,7 @@ from wtool.report import Report
 if TYPE_CHECKING:
     from wtool.conversion.outcome import Outcome
     from wtool.conversion.rules import Mapping
+    from wtool.writers.plans import Plan
 
 FRAMEWORKS = ("torch", "keras", "tensorflow")
 # Containers that are written on a file of the target model.
@@ -78,15 +79,30 @@ def template_for(asked: Framework, container: str, template: str | None) -> str 
     return template or (asked.like if container in _ON_TEMPLATE else None)
 
 
-def save_sidecar(outcome: Outcome, path: str | None, *, force: bool) -> list[str]:
-    """Write what the target cannot hold; notes of what was done."""
-    from wtool.writers import save
+def plan_sidecar(outcome: Outcome, path: str | None, others: Sequence[str]) -> Plan | None:
+    """The file of what the target cannot hold, to be written with it; None where there is nothing.
+
+    others: the source and the files of the target. UsageError where the sidecar would be one.
+    """
+    from wtool.writers import plan
 
     aside = outcome.sidecar()
     if path is None or aside is None:
+        return None
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise UsageError("the sidecar needs a file of its own", path=path)
+    planned = plan(aside, path)
+    planned.refuse_losses(())
+    return planned
+
+
+def sidecar_notes(sidecar: Plan | None) -> list[str]:
+    """What was set aside, and where."""
+    if sidecar is None:
         return []
-    save(aside, path, force=force)
-    return [f"set aside in {path}: {len(aside)} tensors, for an exact way back"]
+    count = sum(len(file.tensors) for file in sidecar.files)
+    path = sidecar.files[0].path
+    return [f"set aside in {path}: {count} tensors, for an exact way back"]
 
 
 def check_sidecar(outcome: Outcome, path: str | None, *, force: bool) -> None:

@@ -140,9 +140,11 @@ def write(
     *,
     prove: bool,
     progress: Callable[[int, int], None] | None = None,
+    beside: Plan | None = None,
 ) -> None:
     """Write what is planned; where a proof is wanted, not before its library is known to be there.
 
+    beside: files that appear with the target or not at all.
     Raises LossError, UsageError, OutputError; the target is then what it was.
     """
     from wtool.bridges.proving import require_library
@@ -150,7 +152,11 @@ def write(
     prepared.refuse()
     if prove:
         require_library(prepared.plan.container)
-    prepared.plan.write(force=target.force, progress=progress)
+    planned = prepared.plan
+    if beside is not None:
+        # First: the target's last file is the one that makes the set whole.
+        planned = dataclasses.replace(planned, files=(*beside.files, *planned.files))
+    planned.write(force=target.force, progress=progress)
 
 
 def prove_written(
