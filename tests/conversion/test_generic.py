@@ -90,3 +90,49 @@ def test_a_dense_layer_after_flatten_is_refused_in_both_directions(tmp_path, cap
     assert run(["convert", k, out, "--to", "torch", "--like", t, *facts]) == 0
     kernel = wtool.open(k)["fc/kernel"].load().reshape(3, 3, 4, 2).transpose(3, 2, 0, 1)
     assert np.array_equal(torch.load(out)["fc.weight"].numpy(), kernel.reshape(2, 36))
+
+
+def transposed(folder, groups: int, bias: bool) -> str:
+    path = str(folder / f"t{groups}{bias}.pth")
+    up = nn.ConvTranspose2d(8, 4, 3, groups=groups, bias=bias)
+    torch.save({f"up.{name}": value for name, value in up.state_dict().items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("assume", [[], ["--assume", "up=conv_transpose"]])
+def test_a_transposed_convolution_in_groups_is_refused(library, groups, assume, tmp_path, capsys):
+    """Its weight is (I, O / groups, ...): only what says O shows it."""
+    source = transposed(tmp_path, groups, bias=False)
+    suffix = SUFFIX["tf_keras" if library is tf_keras else "keras"]
+    like, out = str(tmp_path / f"k{suffix}"), str(tmp_path / f"out{suffix}")
+    inputs = library.Input((5, 5, 8))
+    layer = library.layers.Conv2DTranspose(4, 3, use_bias=False, name="up")
+    model = library.Model(inputs, layer(inputs))
+    model.save_weights(like)
+    code = run(["convert", source, out, "--to", "keras", "--like", like, *assume])
+    errors = capsys.readouterr().err
+    if groups == 1:
+        assert code == 0
+        model.load_weights(out)
+        weight = torch.load(source)["up.weight"].numpy()
+        assert np.array_equal(model.get_weights()[0], weight.transpose(2, 3, 1, 0))
+    else:
+        assert code == 4
+        if assume or library is keras:
+            assert f"'up' (a transposed convolution in {groups} groups" in errors
+    if groups > 1:
+        arguments = ["convert", like, str(tmp_path / "o.pth"), "--to", "torch", "--like", source]
+        assert run([*arguments, *assume]) == 4
+
+
+def test_a_transposed_convolution_without_bias_or_target_is_not_taken_on_trust(tmp_path, capsys):
+    out = str(tmp_path / "out.safetensors")
+    facts = ["--to", "keras", "--assume", "up=conv_transpose"]
+    for groups in (1, 2):
+        assert run(["convert", transposed(tmp_path, groups, bias=False), out, *facts]) == 4
+        assert "nothing shows that it is not in groups" in capsys.readouterr().err
+    assert run(["convert", transposed(tmp_path, 2, bias=True), out, *facts]) == 4
+    assert "in 2 groups, which Keras does not have" in capsys.readouterr().err
+    assert run(["convert", transposed(tmp_path, 1, bias=True), out, *facts]) == 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
+from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_rules import KINDS
 from wtool.conversion.operation_text import Constant
@@ -177,14 +178,28 @@ class _Finder:
 
     def find(self, path: str, members: Members) -> _Kind | str:
         """The kind of a module, or why it is open."""
+        swapped = path.replace(".", "/") if self.is_torch else path.replace("/", ".")
+        target = self.targets.get(swapped)
+        torch, keras = (members, target) if self.is_torch else (target, members)
+        found = self._kind(path, torch, keras)
+        weight = None if torch is None else torch.get("weight")
+        if isinstance(found, str) or found.kind != "conv_transpose" or weight is None:
+            return found
+        bias = None if torch is None else torch.get("bias")
+        kernel = None if keras is None else keras.get("kernel")
+        against = against_transpose(
+            weight.shape,
+            None if bias is None else bias.count,
+            None if kernel is None else kernel.shape,
+        )
+        return against or found
+
+    def _kind(self, path: str, torch: Members | None, keras: Members | None) -> _Kind | str:
         for assumption in self.assume:
             if fnmatchcase(path, assumption.pattern):
                 return _Kind(assumption.kind, "assumed by the user", {})
-        swapped = path.replace(".", "/") if self.is_torch else path.replace("/", ".")
-        target = self.targets.get(swapped)
-        if self.has_template and target is None:
+        if self.has_template and (torch is None or keras is None):
             return "the target has no module of that name"
-        torch, keras = (members, target) if self.is_torch else (target, members)
         found = self._by_leaves(torch, keras)
         if found is not None:
             return found
@@ -276,7 +291,7 @@ class _Finder:
         if kind is not None and kernel.kind is not None:
             options = {"multiplier": kernel.shape[-1]} if kind == "depthwise" else {}
             return _Kind(kind, "class stated by the target", options)
-        allowed = _layouts(weight.shape, kernel.shape)
+        allowed = layouts_between(weight.shape, kernel.shape)
         return _Kind(allowed[0], "the only layout of this shape", {}) if len(allowed) == 1 else None
 
     def _after_flatten(self, width: int, found: _Kind) -> _Kind | str:
@@ -293,18 +308,3 @@ def _affine(members: Members) -> dict[str, object]:
     if not {"bias", "beta"} & set(members):
         options["center"] = False
     return options
-
-
-def _layouts(torch: tuple[int, ...], keras: tuple[int, ...]) -> list[str]:
-    """Kinds whose layouts turn a PyTorch shape into a Keras one."""
-    if len(torch) != len(keras):
-        return []
-    if len(torch) == 2:
-        # Stored (in, out) on both sides or transposed: told apart by a matrix that is not square.
-        fits: dict[str, tuple[int, ...]] = {"linear": torch[::-1], "conv1d_linear": torch}
-    else:
-        window = torch[2:]
-        fits = {"conv": (*window, torch[1], torch[0])}
-        if torch[1] == 1:
-            fits["depthwise"] = (*window, torch[0], 1)
-    return [kind for kind, shape in fits.items() if shape == keras]
