@@ -6,6 +6,7 @@ what comes out of a permutation is copied in slabs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -265,3 +266,17 @@ def _copy(view: np.ndarray, out: np.ndarray, total: int | None = None) -> None:
     from wtool.kernels.transpose import copy_permuted
 
     copy_permuted(view, out.reshape(view.shape), total=total)
+
+
+def constant(dtype: DType, shape: tuple[int, ...], *values: float) -> Extent:
+    """An extent of one value everywhere, or of as many values as it has elements."""
+    count = math.prod(shape)
+
+    def compute() -> np.ndarray:
+        import numpy
+
+        flat = numpy.asarray(values, numpy.float64).astype(dtype.carrier)
+        return flat if len(flat) == count else numpy.broadcast_to(flat, (count,))
+
+    # Two vectors of zeros are no tied weights: each constant is a storage of its own.
+    return Derived(dtype, shape, (), compute, object())

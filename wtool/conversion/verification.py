@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.conversion.derived import same_bits
-from wtool.conversion.engine import constant, plan_layouts
+from wtool.conversion.derived import constant, same_bits
+from wtool.conversion.engine import plan_layouts
 from wtool.conversion.outcome import Open, Outcome
 from wtool.conversion.rules import Mapping, SideName, other
 
