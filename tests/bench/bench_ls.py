@@ -53,7 +53,8 @@ def many_tensors(folder: str) -> dict[str, str]:
         "safetensors": os.path.join(folder, "many.safetensors"),
         "tensorflow": os.path.join(folder, "many-tf"),
     }
-    if os.path.exists(paths["tensorflow"] + ".index"):
+    files = (paths["torch"], paths["safetensors"], paths["tensorflow"] + ".index")
+    if all(map(os.path.exists, files)):
         return paths
     import tensorflow as tf
     import torch
