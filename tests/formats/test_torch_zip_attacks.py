@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pickle_code import EMPTY_HOOKS, call, integer, name, sizes, storage, tensor, text
 from pickle_code import pickle as pickled
 from zip_bytes import Entry, build
@@ -256,6 +257,18 @@ def test_arrays_of_objects_and_dates_stay_opaque(tmp_path):
             continue
         checkpoint = opened(tmp_path, archive(named(node)))
         assert len(checkpoint) == 0
+
+
+def test_a_structured_type_that_doubles_at_each_level_is_refused(tmp_path):
+    """25 levels through the memo are a few kilobytes; walked as a tree they are 2^25 fields."""
+    dtype = np.dtype("f4")
+    for _ in range(25):
+        dtype = np.dtype([("a", dtype), ("b", dtype)])
+    torch.save({"rows": np.zeros(0, dtype), "w": torch.ones(2)}, tmp_path / "m.pth")
+    start = time.process_time()
+    with pytest.raises(UnsafeInput):
+        open_checkpoint(tmp_path / "m.pth")
+    assert time.process_time() - start < 20
 
 
 CYCLES = {

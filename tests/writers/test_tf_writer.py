@@ -161,6 +161,9 @@ def test_a_template_gives_a_checkpoint_that_restores_completely(tmp_path, templa
     assert net.list[0].numpy() == 7
     assert step.numpy() == 3
     assert net.list[1].numpy().tolist() == [b"x", b"y"]
+    read = Net(0.0)
+    tf.train.Checkpoint(net=read).read(str(tmp_path / "out")).expect_partial()
+    assert np.array_equal(read.w.numpy(), new["kernel"])
 
 
 def test_copying_a_checkpoint_onto_its_own_template_gives_the_same_values_and_graph(
