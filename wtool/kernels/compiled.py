@@ -50,7 +50,7 @@ class Loops(blocks.Loops):
         at = values.ctypes.data
         if bits == 32:
             out = (self._at_found, self._at_lanes, self._at_centre)
-            self._linked["measure_values"](at, at, n, bits - 1, mask, tiny, *out)
+            self._linked["measure_values"](at, at, n, *out)
         else:
             self._linked["find_extremes"](at, n, bits - 1, mask, tiny, self._at_found)
         low, high, zeros, small = self._found.tolist()

@@ -15,6 +15,9 @@ LANES = 512
 # Values that several loops go over in turn: 16 KiB of float32 and 24 KiB of lanes fit into a
 # first-level cache.
 CHUNK = 8 * LANES
+# Of a float32's bit pattern: all but the sign; the smallest normal value.
+_MAGNITUDE_32 = 0x7FFF_FFFF
+_TINY_32 = 0x0080_0000
 # Counts that are looked at together: nearly all are zero.
 _GROUP = 32
 
@@ -46,22 +49,13 @@ def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: An
     return 0
 
 
-def measure_values(
-    values: Any,
-    bits: Any,
-    n: int,
-    shift: Any,
-    mask: Any,
-    tiny: Any,
-    found: Any,
-    lanes: Any,
-    centre: Any,
-) -> int:
+def measure_values(values: Any, bits: Any, n: int, found: Any, lanes: Any, centre: Any) -> int:
     """`find_extremes` of (n,) float32, n > 0, and all sums in one pass, a CHUNK after the other.
 
     bits: the same memory as int32. lanes: (6, LANES) float64 out: sums of x, of |x|, and of the
     2nd, 3rd and 4th power of x - centre; the last row is scratch. centre: (1,) float64 out: mean of
-    the first CHUNK.
+    the first CHUNK. numba widens integers of 32 bits: each step is narrowed again, or half of the
+    values would fit into a register.
     """
     for j in range(6 * LANES):
         lanes[j] = 0.0
@@ -77,17 +71,18 @@ def measure_values(
         half //= 2
     middle = lanes[scratch] / np.float64(first)
     centre[0] = middle
-    low = mask
-    high = ~mask
-    small = mask & (tiny ^ tiny)
+    low = np.int32(_MAGNITUDE_32)
+    high = np.int32(~_MAGNITUDE_32)
+    small = np.int32(0)
     for start in range(0, n, CHUNK):
         stop = min(n, start + CHUNK)
         for i in range(start, stop):
-            key = bits[i] ^ ((bits[i] >> shift) & mask)
+            sign = np.int32(bits[i] >> 31)
+            key = np.int32(bits[i] ^ np.int32(sign & np.int32(_MAGNITUDE_32)))
             low = min(low, key)
             high = max(high, key)
-        for i in range(start, stop):
-            small += (bits[i] & mask) < tiny
+            magnitude = np.int32(bits[i] & np.int32(_MAGNITUDE_32))
+            small = np.int32(small + np.int32(magnitude < np.int32(_TINY_32)))
         fours = (stop - start) // (4 * LANES)
         for four in range(fours):
             r = start + four * 4 * LANES
@@ -98,11 +93,10 @@ def measure_values(
                 d = np.float64(values[r + j + 3 * LANES])
                 lanes[j] = (((lanes[j] + a) + b) + c) + d
                 lanes[LANES + j] = (((lanes[LANES + j] + abs(a)) + abs(b)) + abs(c)) + abs(d)
-            for j in range(LANES):
-                a = np.float64(values[r + j]) - middle
-                b = np.float64(values[r + j + LANES]) - middle
-                c = np.float64(values[r + j + 2 * LANES]) - middle
-                d = np.float64(values[r + j + 3 * LANES]) - middle
+                a -= middle
+                b -= middle
+                c -= middle
+                d -= middle
                 aa = a * a
                 bb = b * b
                 cc = c * c
@@ -123,10 +117,11 @@ def measure_values(
                 lanes[2 * LANES + j] += aa
                 lanes[3 * LANES + j] += aa * a
                 lanes[4 * LANES + j] += aa * aa
-    zeros = mask & (tiny ^ tiny)
+    zeros = np.int32(0)
     if small:
         for i in range(n):
-            zeros += (bits[i] & mask) == 0
+            magnitude = np.int32(bits[i] & np.int32(_MAGNITUDE_32))
+            zeros = np.int32(zeros + np.int32(magnitude == np.int32(0)))
     found[0] = low
     found[1] = high
     found[2] = zeros
