@@ -59,6 +59,7 @@ def stats(
     groups: dict[str, Group] = {}
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, Moments] = {}
+    settled: set[str] = set()
     if group is not None:
         groups = {group(tensor): Group() for tensor in tensors}
     for tensor, measured in measure_tensors(tensors, quantiles, jobs, executor, progress):
@@ -70,12 +71,14 @@ def stats(
             groups[group(tensor)].add(tensor, measured)
         else:
             rows[tensor.name] = _tensor_row(tensor, measured, aliases)
+            if measured is not None and measured.quantiles is not None:
+                settled.add(tensor.name)
     nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name not in aliases)
     from wtool.kernels.selection import SORT_UP_TO
 
     if group is None:
         answer = [rows[tensor.name] for tensor in tensors]
-        members = [[tensor] for tensor in tensors]
+        members = [[] if tensor.name in settled else [tensor] for tensor in tensors]
         leading = [Column("name"), Column("dtype"), *_HIDDEN]
     else:
         answer = [_group_row(name, one) for name, one in groups.items()]
@@ -127,7 +130,8 @@ def _make_exact(
 ) -> None:
     """Put exact quantiles into the rows that have bounded ones; reads their tensors again.
 
-    most: rows of more values stay as they are; None improves all.
+    members: the tensors of each row, none where its quantiles are exact already. most: rows of
+    more values stay as they are; None improves all.
     """
     from wtool.kernels.quantiles import QUANTILES
     from wtool.kernels.selection import select_from_tensors
@@ -226,7 +230,7 @@ def _tensor_row(
         "count": tensor.count,
     }
     if measured is not None:
-        row.update(statistics(measured.moments, measured.values))
+        row.update(statistics(measured.moments, measured.values, measured.quantiles))
     return row
 
 

@@ -74,15 +74,17 @@ class Group:
         return merge_counted(self._parts) if self._parts else None
 
 
-def statistics(moments: Moments, values: Counted | None) -> dict[str, Any]:
-    """The columns STATISTICS of what was measured."""
+def statistics(
+    moments: Moments, values: Counted | None, quantiles: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """The columns STATISTICS of what was measured; quantiles: where they are known better."""
     from wtool.kernels.moments import summary
     from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
 
     row = summary(moments)
     if values is not None and moments.finite:
         low, high = row["min"], row["max"]
-        answers = quantiles_of(values, low, high, tuple(QUANTILES.values()))
+        answers = quantiles or quantiles_of(values, low, high, tuple(QUANTILES.values()))
         row.update(zip(QUANTILES, answers, strict=True))
         row["histogram"] = Bins(bins_of(values, low, high, BINS))
     return row

@@ -22,13 +22,15 @@ from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_cod
 from wtool.kernels.codes import is_coded, measure_codes, sort_codes
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
-from wtool.kernels.quantiles import Counted, count_bins, count_values
+from wtool.kernels.quantiles import QUANTILES, Counted, count_bins, count_each, count_values
+from wtool.kernels.selection import SORT_UP_TO, quantiles_of_few
 
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
 JOB_BYTES = 16 << 20
 # From so many elements on, a count for every code is cheaper than sorting the codes.
 DENSE = 1 << 13
+_WANTED = tuple(QUANTILES.values())
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
 
@@ -53,10 +55,14 @@ class Values(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One tensor's moments and, where asked for, its counted values."""
+    """One tensor's moments and, where asked for, its counted values.
+
+    quantiles: those of QUANTILES, exact, of a tensor of few values whose counted values are not.
+    """
 
     moments: Moments
     values: Counted | None
+    quantiles: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +77,15 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a piece gave: moments (of wide types), and how often which codes were found, rising."""
+    """What a piece gave: moments (of wide types), and how often which codes were found, rising.
+
+    quantiles: see Measured.
+    """
 
     moments: Moments
     codes: np.ndarray
     counts: np.ndarray
+    quantiles: Sequence[float] | None = None
 
 
 class _Sum:
@@ -199,9 +209,11 @@ class _Worker:
         coded = is_coded(dtype)
         counting = coded or self._quantiles
         dense = tensor.count >= DENSE
+        few = tensor.count * dtype.components <= SORT_UP_TO
         loops = self._loops()
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
+        exact = None
         for block in self._blocks(tensor, piece):
             if coded:
                 found, finite = EMPTY, block.view(f"u{block.itemsize}")
@@ -212,10 +224,12 @@ class _Worker:
                 (loops.count_codes if coded else loops.count_upper)(finite)
             elif counting:  # the only block: DENSE is below BLOCK
                 patterns = finite if coded else upper_codes(finite)
-                codes, counts = np.unique(patterns, return_counts=True)
+                codes, counts = count_each(np.sort(patterns), np.ones(len(patterns), np.int64))
+            if self._quantiles and few and not coded and len(finite):  # the only block too
+                exact = quantiles_of_few(finite, _WANTED)
         if counting and dense:
             codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-        return _Part(moments, codes, counts)
+        return _Part(moments, codes, counts, exact)
 
     def _loops(self) -> Loops:
         """The loops of this thread."""
@@ -286,7 +300,8 @@ def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
     if not quantiles:
         return Measured(part.moments, None)
     integral = dtype.kind in ("int", "uint")
-    return Measured(part.moments, count_bins(part.codes, part.counts, integral=integral))
+    counted = count_bins(part.codes, part.counts, integral=integral)
+    return Measured(part.moments, counted, part.quantiles)
 
 
 def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:

@@ -41,7 +41,7 @@ class Counted:
 
 def count_values(name: str, found: CodeCounts) -> Counted:
     """The values of a narrow type `name` that these codes stand for."""
-    return _unique(code_table(name).values[found.codes], found.counts, True)
+    return Counted(*count_each(code_table(name).values[found.codes], found.counts), True)
 
 
 def count_bins(codes: np.ndarray, counts: np.ndarray, *, integral: bool) -> Counted:
@@ -49,7 +49,7 @@ def count_bins(codes: np.ndarray, counts: np.ndarray, *, integral: bool) -> Coun
     values = _middles(integral)[codes]
     order = np.argsort(values, kind="stable")
     order = order[: len(order) - np.count_nonzero(np.isnan(values))]  # NaN is sorted last
-    return _unique(values[order], counts[order], False)
+    return Counted(*count_each(values[order], counts[order]), False)
 
 
 def merge_counted(parts: Sequence[Counted]) -> Counted:
@@ -59,7 +59,18 @@ def merge_counted(parts: Sequence[Counted]) -> Counted:
     values = np.concatenate([part.values for part in parts])
     counts = np.concatenate([part.counts for part in parts])
     order = np.argsort(values, kind="stable")
-    return _unique(values[order], counts[order], all(part.exact for part in parts))
+    exact = all(part.exact for part in parts)
+    return Counted(*count_each(values[order], counts[order]), exact)
+
+
+def count_each(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of (n,) rising values once, and the sum of its counts, (n,) int64."""
+    new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    if not new.all():
+        starts = np.flatnonzero(new)
+        values, counts = values[starts], np.add.reduceat(counts, starts)
+    return values, counts
 
 
 def positions(total: int, quantiles: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,16 +112,6 @@ def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> li
     return np.bincount(
         np.minimum(places, bins - 1), weights=data.counts, minlength=bins
     ).astype(np.int64).tolist()  # fmt: skip
-
-
-def _unique(values: np.ndarray, counts: np.ndarray, exact: bool) -> Counted:
-    """`Counted` from rising values that may repeat."""
-    new = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=new[1:])
-    if not new.all():
-        starts = np.flatnonzero(new)
-        values, counts = values[starts], np.add.reduceat(counts, starts)
-    return Counted(values, counts, exact)
 
 
 @lru_cache(maxsize=2)

@@ -28,9 +28,11 @@ def select_quantiles(
     passes: gives the values anew, in arrays (n,) of one type: floats, or integers of at most
     64 bits; NaN and infinities among them are left out.
     """
+    if total <= SORT_UP_TO:
+        return quantiles_of_few(np.concatenate([np.array(block) for block in passes()]), quantiles)
     below, above, weight = positions(total, quantiles)
-    places = np.unique(np.concatenate([below, above]))
-    values = _sort(passes)[places] if total <= SORT_UP_TO else select(passes, places)
+    places = np.array(sorted({*below.tolist(), *above.tolist()}))
+    values = select(passes, places)
     lower = values[np.searchsorted(places, below)]
     upper = values[np.searchsorted(places, above)]
     return [float(q) for q in between(lower, upper, weight)]
@@ -52,12 +54,13 @@ def select_from_tensors(
     return select_quantiles(passes, total, quantiles)
 
 
-def _sort(passes: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
-    """All finite values in order, (n,) float64."""
-    values = np.concatenate([np.array(block) for block in passes()])
+def quantiles_of_few(values: np.ndarray, quantiles: Sequence[float]) -> list[float]:
+    """NumPy's "linear" quantiles of (n,) values that are sorted at once, some of them finite."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
-    return np.sort(values).astype(np.float64)
+    ordered = np.sort(values).astype(np.float64)
+    below, above, weight = positions(len(ordered), quantiles)
+    return [float(q) for q in between(ordered[below], ordered[above], weight)]
 
 
 def select(passes: Callable[[], Iterable[np.ndarray]], places: np.ndarray) -> np.ndarray:
@@ -67,7 +70,7 @@ def select(passes: Callable[[], Iterable[np.ndarray]], places: np.ndarray) -> np
     shift = None
     dtype = np.dtype(np.float64)
     while shift is None or shift > 0:
-        wanted = np.unique(prefixes)
+        wanted = np.array(sorted(set(prefixes.tolist())), np.uint64)
         counts = np.zeros((len(wanted), _DIGITS), np.int64)
         for values in passes():
             dtype = values.dtype
