@@ -35,10 +35,15 @@ class Measurement:
         return max(self.peaks)
 
 
+# A user's shell sets none of these: they compile every source anew, or flush every line.
+_NOT_SET = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+
+
 def run_once(command: Sequence[str]) -> tuple[float, int]:
     """(seconds, peak bytes) of one run; its output is thrown away; RuntimeError where it fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_SET}
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
