@@ -133,3 +133,33 @@ def test_a_command_killed_at_any_moment_leaves_a_whole_target(folder, command):
 def test_a_folder_that_does_not_exist_is_said_before_the_work(folder, capsys):
     assert run(["cast", "in.pth", "no/m.pth", "--to", "float16"]) == 5
     assert "the folder does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", "in.pth", "-o", "in.pth"],
+        ["stats", "in.pth", "-o", "other.safetensors"],
+        ["freeze", "in.pth", "--freeze", "*", "-o", "in.pth"],
+        ["manifest", "in.pth", "-o", "other.safetensors"],
+        ["convert", "in.pth", "new.npz", "-o", "in.pth"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_text_never_takes_the_place_of_a_weight_file(folder, capsys, words):
+    assert run(["convert", "in.pth", "other.safetensors"]) == 0
+    before = {name: (folder / name).read_bytes() for name in ("in.pth", "other.safetensors")}
+    assert run([*words, "--force"]) == 5
+    assert "would replace a weight file" in capsys.readouterr().err
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert not (folder / "new.npz").exists()
+
+
+def test_an_output_that_exists_is_said_before_the_values_are_read(folder, monkeypatch):
+    (folder / "report.txt").write_text("old")
+
+    def opened(*args: object, **options: object):
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr(wtool, "open", opened)
+    assert run(["stats", "in.pth", "-o", "report.txt"]) == 5

@@ -8,6 +8,7 @@ by
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -63,6 +64,9 @@ def report_command(
     ) -> None:
         if "jobs" in accepted:
             options["jobs"] = jobs
+        target = None if "output" in accepted else output
+        if target is not None:
+            refuse_report(target, force=force)
         with _progress(progress, quiet) as bar:
             if "progress" in accepted:
                 options["progress"] = bar.update
@@ -85,7 +89,6 @@ def report_command(
                     checkpoint = choose(open_model(path, root=root), select, exclude)
                     reports.append(function(checkpoint, **options))
                 report = combine(reports, paths)
-        target = None if "output" in accepted else output
         show(report, format, output=target, force=force, quiet=quiet)
         click.get_current_context().exit(0 if report.ok else 1)
 
@@ -161,9 +164,9 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
 
     lines = render(report, format)
     if output is not None:
-        from wtool.writers.outputs import OutputSet, refuse_targets
+        from wtool.writers.outputs import OutputSet
 
-        refuse_targets([output], 0, force=force)
+        refuse_report(output, force=force)
         with OutputSet() as outputs:
             file = outputs.create(output)
             for line in lines:
@@ -175,6 +178,27 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
     if not quiet and format == "table":
         for note in report.notes:
             click.echo(f"note: {note}", err=True)
+
+
+def refuse_report(path: str, *, force: bool) -> None:
+    """OutputError where text cannot go to `path`: see `refuse_targets`; never over a weight file.
+
+    With --force a slip of the shell's history (`ls model.pth -o model.pth`) would destroy a model.
+    """
+    from wtool.errors import OutputError, WtoolError
+    from wtool.formats import Probe, find_format
+    from wtool.writers.outputs import refuse_targets
+
+    refuse_targets([path], 0, force=force)
+    if not os.path.exists(path):
+        return
+    try:
+        kind = find_format(Probe(path)).title
+    except WtoolError:
+        return
+    raise OutputError(
+        f"cannot write: text would replace a weight file ({kind})", path=path, hint="name another"
+    )
 
 
 def _progress(wanted: bool | None, quiet: bool) -> AbstractContextManager[Progress]:

@@ -119,9 +119,9 @@ def manifest(
 
 def refuse_output(path: str, force: bool) -> None:
     """Raise where `path` cannot be written, before a byte of a model is read."""
-    from wtool.writers.outputs import refuse_targets
+    from wtool.commands import refuse_report
 
-    refuse_targets([path], 0, force=force)
+    refuse_report(path, force=force)
 
 
 def write_manifest(path: str, pieces: Iterable[bytes]) -> None:

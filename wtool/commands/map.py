@@ -86,9 +86,10 @@ def _notes(proposal: Proposal) -> list[str]:
 
 
 def _save(text: str, path: str, *, force: bool) -> None:
-    from wtool.writers.outputs import OutputSet, refuse_targets
+    from wtool.commands import refuse_report
+    from wtool.writers.outputs import OutputSet
 
-    refuse_targets([path], len(text), force=force)
+    refuse_report(path, force=force)
     with OutputSet() as outputs:
         outputs.create(path).write(text.encode("utf-8", "surrogateescape"))
 
