@@ -190,3 +190,44 @@ def test_several_models_share_one_report(capsys):
     assert {row["model"] for row in report["rows"]} == {CNN}
     single = json.loads(answer(capsys, "count", CNN, "--format", "json")[1])
     assert report["totals"]["parameters"] == 2 * single["totals"]["parameters"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [["ls", CNN], ["check", CNN, "--format", "sarif"]])
+def test_a_full_disk_behind_standard_output_exits_5(words):
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([*WTOOL, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 5
+    expected = "wtool: error: standard output: cannot write: no space left on device\n"
+    assert process.stderr == expected
+
+
+def test_closed_streams_are_no_bug():
+    closing = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+
+    def run_without(stream: int, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", closing, str(stream), *WTOOL, *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run_without(1, "ls", CNN)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == "wtool: error: standard output: cannot write: it is closed\n"
+    assert run_without(2, "ls", "missing.pth").returncode == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8:strict"])
+def test_what_an_encoding_lacks_is_spelled_out(encoding, tmp_path):
+    name = os.fsdecode(b"caf\xe9.pth")
+    (tmp_path / name).write_bytes(Path(CNN).read_bytes())
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    def printed(*words: str) -> bytes:
+        done = subprocess.run([*WTOOL, *words], capture_output=True, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    conv = printed("stats", CNN).split(b"\n")[2]
+    blocks = "5558378335584235".translate({ord("0") + n: 0x2580 + n for n in range(1, 9)})
+    assert conv.endswith(blocks.encode() if "utf" in encoding else b"  5558378335584235")
+    rows = printed("ls", name, "--format", "csv").split(b"\n")
+    assert b"caf\xe9.pth" in rows[1]

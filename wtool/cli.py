@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
 import os
 import signal
 import sys
@@ -18,6 +20,9 @@ from wtool.errors import WtoolError, escape_controls
 
 COMMANDS = wtool.COMMANDS
 _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "keras", "safetensors")
+
+# The blocks of a histogram where they cannot be printed.
+_DIGITS = {block: str(height) for height, block in enumerate(range(0x2581, 0x2589), 1)}
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -98,7 +103,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code, and never raises."""
     try:
         result: Any = _wtool.main(arguments, prog_name="wtool", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -134,6 +140,10 @@ def main() -> None:
     # NumPy starts BLAS threads when it is imported; all products here are small.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)
+    codecs.register_error("wtool", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="wtool")
     sys.exit(run())
 
 
@@ -149,7 +159,24 @@ def _trace() -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"wtool: {text}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"wtool: {text}\n")
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a terminal or pipe gets for characters that its encoding lacks.
+
+    Bytes of a name that is no text are given back as they were; blocks of a histogram become
+    digits, 1 to 8, of the same width; anything else its escape.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    rest = error.object[error.start : error.end]
+    try:
+        return rest.encode(error.encoding, "surrogateescape"), error.end
+    except UnicodeEncodeError:
+        spelled = rest.translate(_DIGITS).encode("ascii", "backslashreplace")
+        return spelled.decode("ascii"), error.end
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -172,12 +172,29 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
             for line in lines:
                 file.write(line.encode("utf-8", "surrogateescape"))
     else:
-        for line in lines:
-            sys.stdout.write(line)
-        sys.stdout.flush()
+        _print(lines)
     if not quiet and format == "table":
         for note in report.notes:
             click.echo(f"note: {note}", err=True)
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Write to standard output; OutputError where that is closed, or its disk is full."""
+    from wtool.errors import OutputError
+
+    if sys.stdout is None:
+        raise OutputError("cannot write: it is closed", path="standard output")
+    try:
+        for line in lines:
+            sys.stdout.write(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write: {reason}", path="standard output") from error
 
 
 def refuse_report(path: str, *, force: bool) -> None:
@@ -202,6 +219,8 @@ def refuse_report(path: str, *, force: bool) -> None:
 
 
 def _progress(wanted: bool | None, quiet: bool) -> AbstractContextManager[Progress]:
+    if sys.stderr is None:
+        return Progress(False)
     enabled = sys.stderr.isatty() and not quiet if wanted is None else wanted
     return Progress(enabled)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, report_command
+from wtool.commands import open_model, refuse_report, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError
 from wtool.kernels.digest import ALGORITHMS
@@ -119,8 +119,6 @@ def manifest(
 
 def refuse_output(path: str, force: bool) -> None:
     """Raise where `path` cannot be written, before a byte of a model is read."""
-    from wtool.commands import refuse_report
-
     refuse_report(path, force=force)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, report_command
+from wtool.commands import open_model, refuse_report, report_command
 from wtool.errors import UnsupportedError
 from wtool.report import Column, Report
 
@@ -86,7 +86,6 @@ def _notes(proposal: Proposal) -> list[str]:
 
 
 def _save(text: str, path: str, *, force: bool) -> None:
-    from wtool.commands import refuse_report
     from wtool.writers.outputs import OutputSet
 
     refuse_report(path, force=force)
