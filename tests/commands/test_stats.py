@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,58 @@ def test_the_histogram_counts_every_finite_value_in_its_bin():
     [row] = stats(checkpoint(tensor("a", values))).rows
     expected, _ = np.histogram(values.astype(float), 16, (values.min(), values.max()))
     assert row["histogram"] == Bins(expected.tolist())
+
+
+def _exact_bins(values: list[int | float]) -> Bins:
+    """Bins in fractions."""
+    exact = [Fraction(value) for value in values]
+    low, high = min(exact), max(exact)
+    counts = [0] * 16
+    for value in exact:
+        counts[min(15, int((value - low) * 16 / (high - low)))] += 1
+    return Bins(counts)
+
+
+@pytest.mark.parametrize("count", [3000, 40_000], ids=["few", "many"])
+@pytest.mark.parametrize(
+    "case", ["close", "far from zero", "subnormal", "tiny", "huge", "integers", "signed"]
+)
+def test_a_histogram_of_wide_values_is_not_blurred_by_how_they_are_counted(case, count):
+    """Close values far from zero share the upper half of their bits: all fell into one bin."""
+    random = np.random.default_rng(count)
+    values = {
+        "close": lambda: (1 + 1e-3 * random.standard_normal(count)).astype("f4"),
+        "far from zero": lambda: 1e15 + np.round(8 * random.standard_normal(count)) / 8,
+        "subnormal": lambda: random.integers(1, 5000, count).astype("u4").view("f4"),
+        "tiny": lambda: 1e-300 * random.standard_normal(count),
+        "huge": lambda: 1.7e308 * random.uniform(-1, 1, count),
+        "integers": lambda: (2**63 - 1 - random.integers(0, 9000, count)).astype("i8"),
+        "signed": lambda: np.sort(random.integers(-(2**63), 2**63 - 1, count)),
+    }[case]()
+    [row] = stats(checkpoint(tensor("a", values)), exact=case == "signed").rows
+    assert row["histogram"] == _exact_bins(values.tolist())
+
+
+def test_the_histogram_of_many_close_values_of_several_types_is_exact():
+    a = (1000 + RANDOM.standard_normal(20_000)).astype("f4")
+    b = (1000 + RANDOM.standard_normal(20_000)).astype("f2")
+    [row] = stats(checkpoint(tensor("m.a", a), tensor("m.b", b)), by="depth:1").rows
+    assert row["histogram"] == _exact_bins([*a.tolist(), *b.astype(float).tolist()])
+
+
+def test_quantiles_beyond_float32_are_exact():
+    for values in (1e-300 * RANDOM.standard_normal(30_000), 1e200 * RANDOM.uniform(size=30_000)):
+        [row] = stats(checkpoint(tensor("a", values))).rows
+        assert row["p25"] == np.quantile(values, 0.25)
+
+
+def test_the_column_that_rows_are_sorted_by_is_shown():
+    report = stats(wtool.open(FIXTURES / "digits-cnn.pth"), sort="kurtosis")
+    assert [c.hidden for c in report.columns if c.name == "kurtosis"] == [False]
+    report = stats(wtool.open(FIXTURES / "digits-cnn.pth"))
+    assert [c.hidden for c in report.columns if c.name == "kurtosis"] == [True]
+    with pytest.raises(UsageError, match="--no-quantiles"):
+        stats(wtool.open(FIXTURES / "digits-cnn.pth"), sort="p50", quantiles=False)
 
 
 def test_progress_ends_with_all_bytes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -289,3 +290,18 @@ def test_without_quantiles_nothing_is_counted(engine):
     measured = measure_one(tensor(random_values(20_000, "float32"), "float32"), quantiles=False)
     assert measured.values is None
     assert measured.moments.finite == 20_000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [100, 70_000, 600_000])
+def test_the_mean_of_values_that_cancel_is_right_to_the_last_bit(dtype, count):
+    """Large values that cancel leave small ones, which float64 forgets beside them."""
+    random = np.random.default_rng(count)
+    largest = np.finfo(dtype).max
+    small = random.standard_normal(count - 4) * 1e-20
+    values = np.concatenate([[largest, -largest / 2], small, [-largest / 2, np.inf]])
+    values = values.astype(dtype)
+    [(_, found)] = measure([tensor(values, dtype)])
+    exact = sum(map(Fraction, values[:-1].astype(float).tolist()))
+    assert summary(found.moments)["mean"] == float(exact / (count - 1))
+    assert found.moments == next(iter(measure([tensor(values, dtype)], jobs=1)))[1].moments

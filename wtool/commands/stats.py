@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +12,19 @@ import click
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import report_command, stats_units
 from wtool.commands.grouping import CHOICES, group_of
-from wtool.commands.stats_rows import STATISTICS, Group, columns, footer, statistics, totals
+from wtool.commands.stats_rows import (
+    BINS,
+    QUANTILE_NAMES,
+    STATISTICS,
+    Group,
+    columns,
+    footer,
+    is_coarse,
+    statistics,
+    totals,
+)
 from wtool.errors import UsageError
-from wtool.report import Column, Report
+from wtool.report import Bins, Column, Report
 
 if TYPE_CHECKING:
     from wtool.kernels.measure import Measured
@@ -38,6 +49,8 @@ def stats(
     All is over the finite values and accumulated in float64; std is that of the population, and
     kurtosis is 3 for a normal distribution. Quantiles are exact for types up to 16 bits and up to
     16,384 values; else within 2^-8 of the value, or exact with --exact, which reads the file again.
+    A histogram has 16 equal bins from min to max; where quantiles are not exact, a value may stand
+    in the next bin.
     Complex numbers count as two real values each. Tied tensors count once in a group. The last
     lines name what deserves a look.
 
@@ -53,6 +66,8 @@ def stats(
         return _report_units(checkpoint, by, sort, top, jobs, executor, progress)
     group = None if by == "tensor" else group_of(by)
     _check_column(sort, ("name", "count", *STATISTICS))
+    if sort in QUANTILE_NAMES and not (quantiles or exact):
+        raise UsageError("--no-quantiles leaves no such column to sort by", found=sort)
     aliases = checkpoint.aliases
     tensors = [t for t in checkpoint if group is None or t.name not in aliases]
     whole = Group()
@@ -71,7 +86,7 @@ def stats(
             groups[group(tensor)].add(tensor, measured)
         else:
             rows[tensor.name] = _tensor_row(tensor, measured, aliases)
-            if measured is not None and measured.quantiles is not None:
+            if measured is not None and measured.ordered is not None:
                 settled.add(tensor.name)
     nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name not in aliases)
     from wtool.kernels.selection import SORT_UP_TO
@@ -88,7 +103,7 @@ def stats(
         _make_exact(answer, members, None if exact else SORT_UP_TO, jobs, executor)
     return Report(
         command="stats",
-        columns=columns(answer, *leading),
+        columns=columns(answer, *leading, sort=sort),
         rows=_arrange(answer, sort, top),
         totals=totals(whole, nbytes),
         notes=[*checkpoint.notes, *_skipped(tensors)],
@@ -128,36 +143,44 @@ def _make_exact(
     jobs: int | None,
     executor: Executor | None,
 ) -> None:
-    """Put exact quantiles into the rows that have bounded ones; reads their tensors again.
+    """Put exact quantiles and bins into the rows that have bounded ones; reads their tensors again.
 
-    members: the tensors of each row, none where its quantiles are exact already. most: rows of
-    more values stay as they are; None improves all.
+    members: the tensors of each row, none where it is exact already. most: rows of more values stay
+    as they are, unless `is_coarse`; None improves all.
     """
     from wtool.kernels.quantiles import QUANTILES
-    from wtool.kernels.selection import select_from_tensors
+    from wtool.kernels.selection import bins_from_tensors, select_from_tensors
 
-    def is_bounded(index: int) -> bool:
-        row, tensors = rows[index], members[index]
-        if row.get("p50") is None or all(t.dtype.bits <= 16 for t in tensors):
-            return False
-        return most is None or _values(tensors) <= most
-
-    def improve(index: int) -> None:
+    def improve_quantiles(index: int) -> None:
         row, tensors = rows[index], members[index]
         finite = _values(tensors) - row["nan"] - row["inf"]
         answers = select_from_tensors(tensors, finite, tuple(QUANTILES.values()))
         row.update(zip(QUANTILES, answers, strict=True))
 
-    work = [index for index in range(len(rows)) if is_bounded(index)]
-    if most is not None:
-        # So few values are sorted sooner than they are handed to a thread.
-        for index in work:
-            improve(index)
+    def improve_bins(index: int) -> None:
+        row, tensors = rows[index], members[index]
+        row["histogram"] = Bins(bins_from_tensors(tensors, row["min"], row["max"], BINS))
+
+    few: list[Callable[[], None]] = []
+    many: list[Callable[[], None]] = []
+    for index, (row, tensors) in enumerate(zip(rows, members, strict=True)):
+        if row.get("p50") is None or all(t.dtype.bits <= 16 for t in tensors):
+            continue
+        is_small = most is not None and _values(tensors) <= most
+        quantiles, bins = is_coarse(row["min"], row["max"])
+        if most is None or is_small or quantiles:
+            (few if is_small else many).append(partial(improve_quantiles, index))
+        if most is None or is_small or bins:
+            (few if is_small else many).append(partial(improve_bins, index))
+    # So few values are sorted sooner than they are handed to a thread.
+    for work in few:
+        work()
+    if not many:
         return
     pool = executor or ThreadPoolExecutor(jobs)
     try:
-        for _ in pool.map(improve, work):
-            pass
+        for future in [pool.submit(work) for work in many]:
+            future.result()
     finally:
         if executor is None:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -230,7 +253,7 @@ def _tensor_row(
         "count": tensor.count,
     }
     if measured is not None:
-        row.update(statistics(measured.moments, measured.values, measured.quantiles))
+        row.update(statistics(measured.moments, measured.values, measured.ordered))
     return row
 
 

@@ -10,15 +10,18 @@ from wtool.checkpoint import Tensor
 from wtool.report import Bins, Column, human_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from wtool.kernels.measure import Measured
     from wtool.kernels.moments import Moments
     from wtool.kernels.quantiles import Counted
 
 # Bins of the histogram of one row, of equal width from its min to its max.
 BINS = 16
+QUANTILE_NAMES = ("p01", "p05", "p25", "p50", "p75", "p95", "p99")
 STATISTICS = (
     *("mean", "std", "min", "max", "abs_max", "l1", "l2", "zeros", "sparsity", "nan", "inf"),
-    *("subnormal", "kurtosis", "p01", "p05", "p25", "p50", "p75", "p95", "p99", "histogram"),
+    *("subnormal", "kurtosis", *QUANTILE_NAMES, "histogram"),
 )
 _SHOWN = frozenset(("mean", "std", "min", "p50", "max", "sparsity", "histogram"))
 _SHOWN_IF_ANY = ("nan", "inf")
@@ -75,24 +78,53 @@ class Group:
 
 
 def statistics(
-    moments: Moments, values: Counted | None, quantiles: Sequence[float] | None = None
+    moments: Moments, values: Counted | None, ordered: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The columns STATISTICS of what was measured; quantiles: where they are known better."""
+    """The columns STATISTICS of what was measured; ordered: all finite values, where known."""
     from wtool.kernels.moments import summary
     from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
+    from wtool.kernels.selection import count_into_bins, quantiles_of_ordered
 
     row = summary(moments)
-    if values is not None and moments.finite:
-        low, high = row["min"], row["max"]
-        answers = quantiles or quantiles_of(values, low, high, tuple(QUANTILES.values()))
-        row.update(zip(QUANTILES, answers, strict=True))
-        row["histogram"] = Bins(bins_of(values, low, high, BINS))
+    if values is None or not moments.finite:
+        return row
+    low, high = row["min"], row["max"]
+    wanted = tuple(QUANTILES.values())
+    if ordered is None:
+        answers = quantiles_of(values, low, high, wanted)
+        bins = bins_of(values, low, high, BINS)
+    else:
+        answers = quantiles_of_ordered(ordered, wanted)
+        bins = count_into_bins(ordered, low, high, BINS).tolist()
+    row.update(zip(QUANTILES, answers, strict=True))
+    row["histogram"] = Bins(bins)
     return row
 
 
-def columns(rows: Sequence[Mapping[str, Any]], *leading: Column) -> list[Column]:
-    """The columns of the report; NaN and infinities show in tables only where there are any."""
-    shown = _SHOWN | {name for name in _SHOWN_IF_ANY if any(row.get(name) for row in rows)}
+def is_coarse(low: float | int, high: float | int) -> tuple[bool, bool]:
+    """Whether values of wide types between `low` and `high` want better (quantiles, bins).
+
+    What is counted is the upper half of a value as a float32. It says little where all is beyond
+    the normal numbers of float32, and puts values into wrong bins where its steps, up to 2^-8 of
+    the largest value, are more than half a bin.
+    """
+    largest = max(abs(low), abs(high))
+    if low == high:
+        return False, False
+    if largest >= 2.0**128 or largest < 2.0**-110:
+        return True, True
+    return False, high / BINS - low / BINS < 2 * largest / 2**8
+
+
+def columns(
+    rows: Sequence[Mapping[str, Any]], *leading: Column, sort: str | None = None
+) -> list[Column]:
+    """The columns of the report; NaN and infinities show in tables only where there are any.
+
+    sort: the column that rows are sorted by; it shows in tables.
+    """
+    shown = {name for name in _SHOWN_IF_ANY if any(row.get(name) for row in rows)}
+    shown |= _SHOWN | {sort or ""}
     return [
         *leading,
         Column("count", _UNITS["count"]),

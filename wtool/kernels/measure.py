@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,17 +20,21 @@ import numpy as np
 from wtool.dtypes import DType
 from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
 from wtool.kernels.codes import is_coded, measure_codes, sort_codes
+from wtool.kernels.exact import ratio
+from wtool.kernels.exact_sums import sum_exactly
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
-from wtool.kernels.quantiles import QUANTILES, Counted, count_bins, count_each, count_values
-from wtool.kernels.selection import SORT_UP_TO, quantiles_of_few
+from wtool.kernels.quantiles import Counted, count_bins, count_each, count_values
+from wtool.kernels.selection import SORT_UP_TO
 
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
 JOB_BYTES = 16 << 20
 # From so many elements on, a count for every code is cheaper than sorting the codes.
 DENSE = 1 << 13
-_WANTED = tuple(QUANTILES.values())
+# A sum smaller than this part of the sum of magnitudes is taken once more, exactly: blocks add up
+# in float64, right to about 2^-53 of the latter. Freshly drawn weights stay above 2^-20.
+CANCELLATION = 2.0**-30
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
 
@@ -57,12 +61,12 @@ class Values(Protocol):
 class Measured:
     """One tensor's moments and, where asked for, its counted values.
 
-    quantiles: those of QUANTILES, exact, of a tensor of few values whose counted values are not.
+    ordered: all finite values, rising, of a tensor of few whose counted values are not exact.
     """
 
     moments: Moments
     values: Counted | None
-    quantiles: Sequence[float] | None = None
+    ordered: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,13 @@ class _Piece:
 class _Part:
     """What a piece gave: moments (of wide types), and how often which codes were found, rising.
 
-    quantiles: see Measured.
+    ordered: see Measured.
     """
 
     moments: Moments
     codes: np.ndarray
     counts: np.ndarray
-    quantiles: Sequence[float] | None = None
+    ordered: np.ndarray | None = None
 
 
 class _Sum:
@@ -213,7 +217,7 @@ class _Worker:
         loops = self._loops()
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
-        exact = None
+        ordered = None
         for block in self._blocks(tensor, piece):
             if coded:
                 found, finite = EMPTY, block.view(f"u{block.itemsize}")
@@ -226,10 +230,10 @@ class _Worker:
                 patterns = finite if coded else upper_codes(finite)
                 codes, counts = count_each(np.sort(patterns), np.ones(len(patterns), np.int64))
             if self._quantiles and few and not coded and len(finite):  # the only block too
-                exact = quantiles_of_few(finite, _WANTED)
+                ordered = np.sort(finite)
         if counting and dense:
             codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-        return _Part(moments, codes, counts, exact)
+        return _Part(moments, codes, counts, ordered)
 
     def _loops(self) -> Loops:
         """The loops of this thread."""
@@ -297,11 +301,22 @@ def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
             measure_codes(dtype.name, found),
             count_values(dtype.name, found) if quantiles else None,
         )
+    moments = part.moments
+    if dtype.kind in ("float", "complex") and _cancels(moments):
+        exact = sum_exactly(tensor.blocks(_block_bytes(tensor)))
+        moments = replace(moments, powers=(exact, *moments.powers[1:]))
     if not quantiles:
-        return Measured(part.moments, None)
+        return Measured(moments, None)
     integral = dtype.kind in ("int", "uint")
     counted = count_bins(part.codes, part.counts, integral=integral)
-    return Measured(part.moments, counted, part.quantiles)
+    return Measured(moments, counted, part.ordered)
+
+
+def _cancels(moments: Moments) -> bool:
+    """Whether values cancel so far that the rounding of float64 would be seen in their sum."""
+    if not moments.absolute[0]:
+        return False
+    return abs(ratio(moments.powers[0], moments.absolute)) < CANCELLATION
 
 
 def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:

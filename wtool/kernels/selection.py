@@ -29,7 +29,7 @@ def select_quantiles(
     64 bits; NaN and infinities among them are left out.
     """
     if total <= SORT_UP_TO:
-        return quantiles_of_few(np.concatenate([np.array(block) for block in passes()]), quantiles)
+        return quantiles_of_ordered(_sort(passes), quantiles)
     below, above, weight = positions(total, quantiles)
     places = np.array(sorted({*below.tolist(), *above.tolist()}))
     values = select(passes, places)
@@ -42,25 +42,71 @@ def select_from_tensors(
     tensors: Sequence[Any], total: int, quantiles: tuple[float, ...]
 ) -> list[float]:
     """`select_quantiles` of all values of wtool Tensors; those of several types go as float64."""
+    return select_quantiles(lambda: _real_values(tensors), total, quantiles)
+
+
+def bins_from_tensors(
+    tensors: Sequence[Any], low: float | int, high: float | int, bins: int
+) -> list[int]:
+    """How many finite values of wtool Tensors lie in each of `bins` equal intervals.
+
+    low, high: the least and the greatest of them; the greatest lies in the last interval. One pass.
+    """
+    counts = np.zeros(bins, np.int64)
+    for values in _real_values(tensors):
+        counts += count_into_bins(values, low, high, bins)
+    return [int(count) for count in counts]
+
+
+def count_into_bins(
+    values: np.ndarray, low: float | int, high: float | int, bins: int
+) -> np.ndarray:
+    """`bins_from_tensors` of (n,) values: (bins,) int64."""
+    offsets, span = _offsets(values, low, high)
+    places = (offsets * bins / span).astype(np.int64) if span else np.zeros(len(offsets), np.int64)
+    return np.bincount(np.minimum(places, bins - 1), minlength=bins)
+
+
+def _offsets(values: np.ndarray, low: float | int, high: float | int) -> tuple[np.ndarray, float]:
+    """Distances of the finite values from `low`, (n,) float64, and that of `high`.
+
+    The difference of near neighbours is exact, as their ratios to it would not be.
+    """
+    if values.dtype.kind in "iu":
+        unsigned = values.astype(np.uint64) - np.uint64(int(low) % (1 << 64))
+        return unsigned.astype(np.float64), float(int(high) - int(low))
+    wide = values[np.isfinite(values)].astype(np.float64)
+    first, last = float(low), float(high)
+    if last / 256 - first / 256 > 2.0**1000:
+        return wide / 256 - first / 256, last / 256 - first / 256
+    # Subnormal distances are lifted to where a quotient has all its digits.
+    lift = 2.0**600 if last - first < 2.0**-600 else 1.0
+    return (wide - first) * lift, (last - first) * lift
+
+
+def _real_values(tensors: Sequence[Any]) -> Iterator[np.ndarray]:
+    """All values in blocks, complex ones as two reals; those of several types as float64."""
     types = {tensor.dtype for tensor in tensors}
     plain = len(types) == 1 and next(iter(types)).kind in ("float", "int", "uint")
-
-    def passes() -> Iterator[np.ndarray]:
-        for tensor in tensors:
-            for block in tensor.blocks(_BLOCK_BYTES):
-                values = block.view(block.real.dtype) if block.dtype.kind == "c" else block
-                yield values if plain else values.astype(np.float64)
-
-    return select_quantiles(passes, total, quantiles)
+    for tensor in tensors:
+        for block in tensor.blocks(_BLOCK_BYTES):
+            values = block.view(block.real.dtype) if block.dtype.kind == "c" else block
+            yield values if plain else values.astype(np.float64)
 
 
-def quantiles_of_few(values: np.ndarray, quantiles: Sequence[float]) -> list[float]:
-    """NumPy's "linear" quantiles of (n,) values that are sorted at once, some of them finite."""
+def _sort(passes: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """All finite values in order, (n,)."""
+    values = np.concatenate([np.array(block) for block in passes()])
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
-    ordered = np.sort(values).astype(np.float64)
+    return np.sort(values)
+
+
+def quantiles_of_ordered(ordered: np.ndarray, quantiles: Sequence[float]) -> list[float]:
+    """NumPy's "linear" quantiles of (n,) rising finite values, n > 0."""
     below, above, weight = positions(len(ordered), quantiles)
-    return [float(q) for q in between(ordered[below], ordered[above], weight)]
+    lower, upper = (ordered[places].astype(np.float64) for places in (below, above))
+    return [float(q) for q in between(lower, upper, weight)]
 
 
 def select(passes: Callable[[], Iterable[np.ndarray]], places: np.ndarray) -> np.ndarray:
