@@ -81,6 +81,11 @@ class Tensor:
         return absolute(self.extent.source, 0)[0] if isinstance(self.extent, Strided) else None
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that hold the values: several for a tensor pasted from pieces."""
+        return tuple(source.name for source in self.extent.sources)
+
+    @property
     def offset(self) -> int | None:
         """Offset in bytes of the first element from the start of `source`, else None."""
         extent = self.extent

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import wtool
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.commands.count import count
 from wtool.commands.ls import ls
 from wtool.commands.selection import choose
 from wtool.dtypes import DTYPES
 from wtool.errors import UsageError
-from wtool.extents import Strided
+from wtool.extents import Absent, Strided, Tiled
 from wtool.formats import open_checkpoint
 from wtool.sources import BytesSource
 
@@ -157,3 +158,30 @@ def test_a_pattern_without_a_match_is_a_usage_error(checkpoint, pattern):
         choose(checkpoint, [pattern])
     with pytest.raises(UsageError, match="matches no tensor"):
         choose(checkpoint, [], [pattern])
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("digits-cnn-tf1-partitioned", ["model.ckpt.data-00000-of-00001"]),
+        ("digits-cnn-tf1-v1", ["model.ckpt"]),
+        ("digits-cnn-tf1-v1-sharded", ["model.ckpt-00000-of-00002", "model.ckpt-00001-of-00002"]),
+        ("digits-cnn-distributed", ["__0_0.distcp"]),
+    ],
+)
+def test_a_tensor_in_pieces_names_the_files_that_hold_them(folder, expected):
+    checkpoint = wtool.open(pathlib.Path(__file__).parents[2] / "fixtures" / folder)
+    assert [row["group"] for row in wtool.count(checkpoint, by="shard").rows] == expected
+    assert {row["file"] for row in wtool.ls(checkpoint).rows} == set(expected)
+
+
+def test_a_tensor_in_pieces_of_two_files_names_both():
+    source = [BytesSource(bytes(8), name) for name in ("folder/a", "folder/b")]
+    pieces = [
+        ((i,), Strided(source[i % 2], 4 * (i // 2), 4, DTYPES["float32"], (1,))) for i in range(4)
+    ]
+    tensor = Tensor("w", "w", Tiled(DTYPES["float32"], (4,), pieces))
+    meta = Tensor("m", "m", Absent(DTYPES["float32"], (2,), "meta"))
+    assert tensor.files == ("folder/a", "folder/b")
+    rows = wtool.count(build("folder", "test", [tensor, meta]), by="shard").rows
+    assert [row["group"] for row in rows] == ["a + b", "no file"]

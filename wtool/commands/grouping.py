@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from wtool.checkpoint import Tensor
 from wtool.errors import UsageError
@@ -24,8 +24,13 @@ def group_of(by: str, *, allowed: Iterable[str] = CHOICES) -> Callable[[Tensor],
     raise UsageError("unknown grouping", expected=", ".join(allowed), found=f"--by {by}")
 
 
+def join_names(files: Sequence[str]) -> str:
+    """The names of files without their folders; a tensor in pieces may lie in several."""
+    return " + ".join(map(os.path.basename, files))
+
+
 def _shard(tensor: Tensor) -> str:
-    return os.path.basename(tensor.source.name) if tensor.source else ""
+    return join_names(tensor.files) or "no file"
 
 
 _KEYS: dict[str, Callable[[Tensor], str]] = {

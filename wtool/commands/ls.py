@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import report_command
+from wtool.commands.grouping import join_names
 from wtool.report import Column, Report, human_bytes
 
 _COLUMNS = (
@@ -41,7 +40,7 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
     aliases = checkpoint.aliases
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
-    file_names: dict[str, str] = {}
+    file_names: dict[tuple[str, ...], str] = {}
     rows = []
     totals = {"tensors": len(checkpoint), "count": 0, "nbytes": 0}
     for tensor in checkpoint:
@@ -50,9 +49,9 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
         if alias is None:
             totals["count"] += count
             totals["nbytes"] += nbytes
-        file = default_file if source is None else source.name
-        if file not in file_names:
-            file_names[file] = os.path.basename(file)
+        files = (source.name,) if source is not None else tensor.files or (default_file,)
+        if files not in file_names:
+            file_names[files] = join_names(files)
         rows.append(
             {
                 "name": tensor.name,
@@ -62,14 +61,14 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
                 "nbytes": nbytes,
                 "role": tensor.role or "unknown",
                 "alias": alias,
-                "file": file_names[file],
+                "file": file_names[files],
                 "key": tensor.key,
             }
         )
     tied = f", {len(aliases)} tied" if aliases else ""
-    files = f", {len(checkpoint.files)} files" if several else ""
+    parts = f", {len(checkpoint.files)} files" if several else ""
     footer = (
-        f"{checkpoint.format}{files}: {totals['tensors']:,} tensors{tied}, "
+        f"{checkpoint.format}{parts}: {totals['tensors']:,} tensors{tied}, "
         f"{totals['count']:,} elements, {human_bytes(totals['nbytes'])}"
     )
     return Report(

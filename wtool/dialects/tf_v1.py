@@ -53,6 +53,7 @@ class V1Slice(Extent):
         self, lookup: Lookup, key: bytes, name: bytes, dtype: DType, shape: tuple[int, ...]
     ) -> None:
         self.lookup = lookup
+        self.source = lookup.table.source
         self.key = key
         self.tensor_name = name
         self.dtype = dtype

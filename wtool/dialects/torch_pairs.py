@@ -59,6 +59,7 @@ class PairedExtent(Extent):
 
     def __init__(self, pairs: Strided, shape: tuple[int, ...]) -> None:
         self.pairs = pairs
+        self.source = pairs.source
         self.dtype = pairs.dtype
         self.shape = shape
         self.storage = pairs.storage

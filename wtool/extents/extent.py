@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wtool.dtypes import DType
 from wtool.errors import MalformedInput, UnsupportedError
 from wtool.extents.shapes import boxes, check_shape
-from wtool.sources import Source
+from wtool.sources import Source, absolute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,12 @@ class Extent(ABC):
         for start in range(0, self.count, step):
             stop = min(self.count, start + step)
             yield self.read(start, stop, buffer[: stop - start])
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that hold the values, each once; none where nothing is stored."""
+        own: Source | None = getattr(self, "source", None)
+        return () if own is None else (absolute(own, 0)[0],)
 
     def raw_span(self) -> tuple[Source, int, int] | None:
         """(source, offset, nbytes) where the stored bytes are exactly the values, else None.

@@ -9,6 +9,7 @@ from wtool.dtypes import DType
 from wtool.errors import MalformedInput, UnsupportedError
 from wtool.extents.extent import Extent
 from wtool.extents.shapes import check_shape
+from wtool.sources import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,12 @@ class Tiled(Extent):
         if self._overlaps():
             raise MalformedInput("slices overlap")
         self.storage = tuple(piece.storage for _, piece in self.pieces)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """See Extent.sources."""
+        found = {source.name: source for _, piece in self.pieces for source in piece.sources}
+        return tuple(found.values())
 
     def _overlaps(self) -> bool:
         """Whether two pieces share an element, where their elements are as many as the tensor's.

@@ -91,7 +91,8 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     if objects > MAX_OBJECTS:
         notes.append(f"{objects - MAX_OBJECTS} more values that are no tensors are not shown")
     chunks = sum(len(entry.chunks) for entry in entries)
-    notes.append(f"{chunks} chunks in {len(files)} data files")
+    data_files = "1 data file" if len(files) == 1 else f"{len(files)} data files"
+    notes.append(f"{chunks} chunks in {data_files}")
     return build_checkpoint(
         probe.path,
         FORMAT.name,
