@@ -73,6 +73,16 @@ class Descriptors:
             os.close(fd)
 
 
+# What may stand where a file is expected.
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
 class FileSource:
     """A regular local file; its size is taken when it is opened.
 
@@ -93,9 +103,13 @@ class FileSource:
         self._path = os.path.abspath(self.name) if descriptors else self.name
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            is_directory = stat.S_ISDIR(self._status.st_mode)
-            kind = "a directory" if is_directory else "not a regular file"
-            raise UnsafeInput("cannot read", path=self.name, expected="a regular file", found=kind)
+            raise UnsafeInput(
+                "cannot read",
+                path=self.name,
+                expected="a regular file",
+                found=_KINDS.get(stat.S_IFMT(self._status.st_mode), "something else"),
+                hint="save what it gives to a file first",
+            )
         self.size = self._status.st_size
         if descriptors is not None:
             self.close()

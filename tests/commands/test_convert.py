@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,15 @@ def test_progress_counts_every_byte_that_is_written(tmp_path, source):
     wtool.convert(source, str(tmp_path / "m.safetensors"), progress=lambda *step: seen.append(step))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (seen[-1][1], (tmp_path / "m.safetensors").stat().st_size)
+
+
+@pytest.mark.parametrize("target", [".", "folder", "pipe"])
+def test_a_target_that_is_no_file_is_refused(tmp_path, monkeypatch, capsys, target):
+    """'convert model.pth .' wrote the files '..index' and '..data-00000-of-00001'."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    assert run(["convert", str(FIXTURES / "digits-cnn.pth"), target]) == 5
+    assert f"{target}: cannot write" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,8 +15,10 @@ import pytest
 import tf_keras
 from writer_models import decoded, model, strided
 
+import wtool
 from wtool.checkpoint import build
-from wtool.errors import LossError, UnsupportedError, UsageError
+from wtool.cli import run
+from wtool.errors import LossError, MalformedInput, UnsupportedError, UsageError
 from wtool.formats import Probe
 from wtool.formats.keras_h5 import open_file as open_legacy
 from wtool.formats.keras_weights_h5 import open_file as open_weights
@@ -170,3 +173,45 @@ def test_missing_extra_and_misshapen_tensors_are_named(tmp_path):
     with pytest.raises(UsageError, match="template"):
         plan(model(both), tmp_path / "m.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["t.weights.h5"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_is_a_template_as_well(tmp_path, networks, method):
+    first, second = networks[keras]
+    first.save(tmp_path / "first.keras")
+    second.save_weights(tmp_path / "second.weights.h5")
+    with (
+        zipfile.ZipFile(tmp_path / "first.keras") as source,
+        zipfile.ZipFile(tmp_path / "template.keras", "w", method) as target,
+    ):
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    before = (tmp_path / "template.keras").read_bytes()
+    values = wtool.open(tmp_path / "second.weights.h5")
+    save(values, tmp_path / "out.weights.h5", template=tmp_path / "template.keras")
+    assert (tmp_path / "template.keras").read_bytes() == before
+    loaded = keras.models.load_model(tmp_path / "first.keras")
+    loaded.load_weights(tmp_path / "out.weights.h5")
+    for found, expected in zip(loaded.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_weights_of_an_archive_are_taken_out_of_it(tmp_path, networks, capsys, monkeypatch):
+    networks[keras][0].save(tmp_path / "m.keras")
+    monkeypatch.chdir(tmp_path)
+    words = ["convert", "m.keras", "out.weights.h5"]
+    assert run(words) == 5
+    assert "--drop-extras" in capsys.readouterr().err
+    assert run([*words, "--drop-extras", "--allow", "metadata"]) == 0
+    assert wtool.diff(wtool.open("m.keras"), wtool.open("out.weights.h5")).ok
+    assert run(["convert", "out.weights.h5", "new.keras"]) == 2
+    assert "--template MODEL.keras" in capsys.readouterr().err
+
+
+def test_a_zip_file_that_is_no_archive_is_no_template(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(MalformedInput, match="zip file without"):
+        plan(build("m", "test", []), tmp_path / "o.h5", template=tmp_path / "t.keras")

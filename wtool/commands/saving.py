@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.errors import LossError, UsageError, shorten
+from wtool.errors import LossError, OutputError, UsageError, shorten
 from wtool.report import Column, Report, human_bytes
 
 if TYPE_CHECKING:
@@ -218,8 +218,23 @@ def container_of(path: str, container: str | None = None) -> str:
 
     if container is not None:
         return container
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OutputError(
+            "cannot write: this is a folder" if os.path.isdir(path) else "cannot write: no file",
+            path=path,
+            hint=f"name a file in it, as {os.path.join(path, 'model.safetensors')}"
+            if os.path.isdir(path)
+            else "name a regular file",
+        )
     if not os.path.splitext(path)[1]:
         return "tensorflow"
+    if path.lower().endswith(".keras"):
+        raise UsageError(
+            "wtool does not write .keras archives",
+            path=path,
+            expected="OUT.weights.h5 with --template MODEL.keras",
+            hint="load_weights of the model reads that, and save then makes the archive",
+        )
     try:
         return by_suffix(path)
     except UsageError as error:
@@ -250,7 +265,7 @@ def _own_template(checkpoint: Checkpoint, source: Checkpoint | None, container: 
         return None
     if container == "tensorflow" and GRAPH_KEY in source.tensors:
         return source.path
-    if container == "keras" and source.format in ("keras_weights_h5", "keras_h5"):
+    if container == "keras" and source.format in ("keras_weights_h5", "keras_h5", "keras_archive"):
         return source.path
     return None
 

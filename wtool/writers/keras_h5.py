@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.dialects.keras_legacy import is_legacy_file
@@ -21,7 +22,8 @@ from wtool.dtypes import DType
 from wtool.encodings.hdf5_file import Dataset, Hdf5File, read_file
 from wtool.errors import UnsupportedError, UsageError
 from wtool.extents import Strided, boxes
-from wtool.sources import FileSource, Source, absolute
+from wtool.sources import Source, absolute
+from wtool.writers.keras_template import open_template
 from wtool.writers.outputs import Output, write_error
 from wtool.writers.plans import (
     Plan,
@@ -58,7 +60,8 @@ def plan(
 ) -> Plan:
     """Plan one file with the template's structure and the checkpoint's values, matched by name.
 
-    template: `.weights.h5` or `.h5` of the target model. untie: tied tensors are stored separately.
+    template: `.weights.h5`, `.h5` or `.keras` of the target model. untie: tied tensors are stored
+    separately.
     Raises UsageError without a template, UnsupportedError listing every tensor of another shape or
     type than the template's.
     """
@@ -67,15 +70,16 @@ def plan(
         raise UsageError(
             "Keras files are written on a template",
             path=path,
-            hint="give a file that the target model saved",
+            hint="--template FILE: a .weights.h5, .h5 or .keras that the target model saved",
         )
-    source = FileSource(template)
+    source, config = open_template(template)
     file = read_file(source)
-    slots = _slots(file, template)
+    slots = _slots(file, template, config)
     filled = fill(list(checkpoint), slots, template, fits=_fits)
     replaced = [slot for slot in slots if filled.values[slot.name] is not slot]
     refuse_unsupported([filled.values[slot.name] for slot in replaced], CONTAINER, _no_reason)
-    changes = [_change(file, slot, filled.values[slot.name]) for slot in replaced]
+    start = absolute(source, 0)[1]
+    changes = [_change(file, start, slot, filled.values[slot.name]) for slot in replaced]
     own = {name for group in (file.root, *file.root.groups.values()) for name in group.attributes}
     losses = [
         *(loss for loss in extras_losses(checkpoint, CONTAINER) if loss.name not in own),
@@ -95,11 +99,11 @@ def plan(
     return Plan(CONTAINER, (PlannedFile(path, source.size, write, names),), tuple(losses))
 
 
-def _slots(file: Hdf5File, template: str | os.PathLike[str]) -> list[Tensor]:
+def _slots(file: Hdf5File, template: str | os.PathLike[str], config: Any) -> list[Tensor]:
     if is_legacy_file(file.root):
         return read_legacy(os.fspath(template), file)[0]
     if is_weights_file(file.root):
-        return read_weights([(os.fspath(template), file)])[0]
+        return read_weights([(os.fspath(template), file)], config)[0]
     raise UnsupportedError("the template is no weights file of Keras", path=template)
 
 
@@ -112,7 +116,8 @@ def _no_reason(tensor: Tensor) -> None:
     """The template has the type already, so the container can hold it."""
 
 
-def _change(file: Hdf5File, slot: Tensor, tensor: Tensor) -> _Change:
+def _change(file: Hdf5File, start: int, slot: Tensor, tensor: Tensor) -> _Change:
+    """start: where the HDF5 file begins in what holds it."""
     dataset = file.root.find(slot.key)
     extent = slot.extent
     if (
@@ -122,7 +127,7 @@ def _change(file: Hdf5File, slot: Tensor, tensor: Tensor) -> _Change:
         and isinstance(extent, Strided)
     ):
         offset = absolute(extent.source, extent.offset)[1]
-        return _Change(slot, tensor, offset, extent.big_endian)
+        return _Change(slot, tensor, offset - start, extent.big_endian)
     return _Change(slot, tensor, None, False)
 
 
