@@ -6,13 +6,13 @@ ambiguous is written as a comment with all its candidates, never chosen.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
 from wtool.conversion.layer_rules import TORCH_KERAS
+from wtool.conversion.toml_text import escape, quote, value_text
 from wtool.conversion.units import LEAVES, Unit, cut
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
 
@@ -172,13 +172,13 @@ def draft(proposal: Proposal, name: str) -> str:
     lines = [
         "# Written by wtool map. Blocks that start with '#' count only once the '#' is removed.",
         "[mapping]",
-        f"name = {_quote(name)}",
+        f"name = {quote(name)}",
         "schema = 1",
         'a = { framework = "torch", sep = "." }',
         f'b = {{ framework = "{_framework(proposal.b)}", sep = "/" }}',
     ]
     if accepted:
-        lines.append(f"notes = [{_quote(notes[0])}]")
+        lines.append(f"notes = [{quote(notes[0])}]")
     for match in matches:
         lines += ["", *_block(proposal, match)]
     for ones, others in proposal.pairing.groups:
@@ -207,9 +207,9 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
     if kind == "raw":
         body = [
             "[[rule]]",
-            f"a = {_quote(_escape(match.a.members[''].name))}",
-            f"b = {_quote(_escape(match.b.members[''].name))}",
-            f"evidence = {_quote(evidence)}",
+            f"a = {quote(escape(match.a.members[''].name))}",
+            f"b = {quote(escape(match.b.members[''].name))}",
+            f"evidence = {quote(evidence)}",
         ]
     else:
         if grade == "ambiguous":
@@ -219,11 +219,11 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
         body = [
             "[[layer]]",
             f'kind = "{kind}"',
-            f"a = {_quote(_escape(match.a.path))}",
-            f"b = {_quote(_escape(match.b.path))}",
-            *(f"{key} = {_value(value)}" for key, value in options.items()),
+            f"a = {quote(escape(match.a.path))}",
+            f"b = {quote(escape(match.b.path))}",
+            *(f"{key} = {value_text(value)}" for key, value in options.items()),
             *_one_sided(match, kind),
-            *([] if grade == "ambiguous" else [f"evidence = {_quote(evidence)}"]),
+            *([] if grade == "ambiguous" else [f"evidence = {quote(evidence)}"]),
         ]
     return lines + [line if written else f"# {line}" for line in body]
 
@@ -247,7 +247,7 @@ def _group(ones: Sequence[Unit], others: Sequence[Unit]) -> list[str]:
     kinds = {k for u in (*ones, *others) for k, _ in u.traits if k in TORCH_KERAS}
     kind = min(kinds) if kinds else ""
     if ones and others and kind:
-        lines += ["# [[layer]]", f'# kind = "{kind}"', f"# a = {_quote(_escape(ones[0].path))}"]
+        lines += ["# [[layer]]", f'# kind = "{kind}"', f"# a = {quote(escape(ones[0].path))}"]
         lines.append('# b = ""')
     elif ones or others:
         side, unit = ("a", ones[0]) if ones else ("b", others[0])
@@ -255,7 +255,7 @@ def _group(ones: Sequence[Unit], others: Sequence[Unit]) -> list[str]:
         lines += [
             "# [[ignore]]",
             f'# side = "{side}"',
-            f"# name = {_quote(_escape(name))}",
+            f"# name = {quote(escape(name))}",
             '# reason = ""',
         ]
     return lines
@@ -266,22 +266,3 @@ def _shapes(unit: Unit) -> str:
         f"{leaf or 'values'} {'x'.join(map(str, t.shape)) or 'scalar'}"
         for leaf, t in unit.members.items()
     )
-
-
-def _escape(name: str) -> str:
-    """A name as a template that matches only itself."""
-    return name.replace("{", "{{").replace("}", "}}")
-
-
-def _quote(text: str) -> str:
-    """A TOML basic string."""
-    text = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", text) + '"'
-
-
-def _value(value: object) -> str:
-    if isinstance(value, str):
-        return value if value.startswith("[") else _quote(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return str(value)

@@ -18,6 +18,7 @@ from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_rules import KINDS
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Side, SideName
+from wtool.conversion.toml_text import escape
 from wtool.errors import MalformedInput, UnsupportedError, UsageError, shorten
 from wtool.layers.names import split_leaf
 
@@ -101,8 +102,8 @@ def generic_mapping(
             undecided.append(f"'{shorten(path, 100)}' ({found})")
             continue
         paths: dict[SideName, Sequence[str]] = {
-            "a": [_escape(path.replace("/", "."))],
-            "b": [_escape(path.replace(".", "/"))],
+            "a": [escape(path.replace("/", "."))],
+            "b": [escape(path.replace(".", "/"))],
         }
         try:
             block = expand_layer(
@@ -134,10 +135,6 @@ def _keras_of(checkpoint: Checkpoint) -> str:
     leaves = {split_leaf(tensor.name)[1] for tensor in checkpoint}
     separable = "pointwise_kernel" in leaves
     return "tf_keras" if "depthwise_kernel" in leaves and not separable else "keras"
-
-
-def _escape(path: str) -> str:
-    return path.replace("{", "{{").replace("}", "}}")
 
 
 def _modules(checkpoint: Checkpoint) -> dict[str, Members]:
