@@ -151,6 +151,7 @@ def _check_sidecar_name(path: str) -> None:
 def _mapping(
     source: Checkpoint, asked: Framework, template: Checkpoint | None, constants: Dict[str, Any]
 ) -> Mapping:
+    from wtool.conversion import huggingface
     from wtool.conversion.generic import generic_mapping, parse_assumptions
     from wtool.conversion.mapping import read_mapping
     from wtool.conversion.presets import load_preset
@@ -158,6 +159,14 @@ def _mapping(
     if asked.map is not None:
         if asked.map.endswith(".toml") or os.path.exists(asked.map):
             return read_mapping(asked.map, constants=constants)
+        if asked.map == huggingface.NAME:
+            ruled = _by_rules(source, asked.to, template)
+            if ruled is None:
+                raise UsageError(
+                    f"{huggingface.NAME} does not cover the models",
+                    hint="it goes from or to a tf_model.h5 of transformers; --like names the other",
+                )
+            return ruled
         return load_preset(asked.map, constants)
     framework = asked.to or ""
     if not asked.assume:
@@ -212,7 +221,21 @@ def _preset(
     if len(fitting) > 1:
         names = ", ".join(mapping.name for mapping in fitting)
         raise UsageError(f"several presets cover the model: {names}", hint="choose with --map")
-    return fitting[0] if fitting else None
+    return fitting[0] if fitting else _by_rules(source, framework, template)
+
+
+def _by_rules(
+    source: Checkpoint, framework: str | None, template: Checkpoint | None
+) -> Mapping | None:
+    """What Hugging Face's rules of names give, on the way from or to a file of its TensorFlow."""
+    from wtool.conversion.huggingface_names import is_huggingface
+    from wtool.conversion.presets import by_rules
+
+    if framework in ("torch", None) and is_huggingface(source):
+        return by_rules(template, source)
+    if framework in ("keras", None) and template is not None:
+        return by_rules(source, template)
+    return None
 
 
 def framework_options() -> list[click.Parameter]:

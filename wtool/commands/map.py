@@ -42,7 +42,7 @@ def map(
       wtool map fixtures/digits-cnn.pth fixtures/digits-cnn.weights.h5 --format json
     """
     from wtool.conversion.drafts import draft, propose, rows
-    from wtool.conversion.presets import find_preset, preset_rows, preset_text
+    from wtool.conversion.presets import find_preset, found_text, preset_rows
     from wtool.conversion.units import is_torch
 
     first = source if isinstance(source, Checkpoint) else open_model(source, root=root)
@@ -58,7 +58,7 @@ def map(
     preset = None if no_presets else find_preset(a, b)
     if preset is not None:
         found = preset_rows(preset, a, b)
-        text = preset_text(preset.name)
+        text = found_text(preset, a, b)
         notes = [f"preset {preset.name} covers both models", *preset.notes]
     else:
         proposal = propose(a, b, values=not no_values, accept_ordered=accept_ordered)

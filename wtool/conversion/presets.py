@@ -1,7 +1,8 @@
 """The mappings that come with wtool: one TOML file each in `presets/`, chosen by what they cover.
 
 A preset is right for two models only if it accounts for every tensor of both by name; a file's
-name, and a few tensors that look familiar, choose nothing.
+name, and a few tensors that look familiar, choose nothing. One more, `hf-tf`, is no file: the names
+of Hugging Face's TensorFlow classes follow rules, and `huggingface` writes its mapping by them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from wtool.checkpoint import Checkpoint
+from wtool.conversion import huggingface
 from wtool.conversion.mapping import parse_mapping
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Part, SideName, other
@@ -40,7 +42,8 @@ def preset_text(name: str) -> str:
     """The preset as its file says it; UsageError that lists all for an unknown name."""
     known = preset_names()
     if name not in known:
-        raise UsageError("no such preset", expected=", ".join(known), found=name)
+        expected = ", ".join((*known, huggingface.NAME))
+        raise UsageError("no such preset", expected=expected, found=name)
     path = files("wtool.conversion").joinpath("presets", name + _SUFFIX)
     return path.read_text(encoding="utf-8")
 
@@ -67,7 +70,20 @@ def find_preset(a: Checkpoint, b: Checkpoint) -> Mapping | None:
         preset = load_preset(name)
         if not unaccounted(preset, names_a, names_b):
             return preset
-    return None
+    return by_rules(a, b)
+
+
+def by_rules(a: Checkpoint | None, b: Checkpoint) -> Mapping | None:
+    """The mapping that Hugging Face's rules of names give, see `huggingface.rules_text`."""
+    text = huggingface.rules_text(a, b)
+    return None if text is None else parse_mapping(text, path=f"preset {huggingface.NAME}")
+
+
+def found_text(preset: Mapping, a: Checkpoint, b: Checkpoint) -> str:
+    """The mapping file of what `find_preset` found for the two."""
+    if preset.name == huggingface.NAME:
+        return huggingface.rules_text(a, b) or ""
+    return preset_text(preset.name)
 
 
 def presets_for(checkpoint: Checkpoint, framework: str) -> list[Mapping]:
@@ -160,8 +176,12 @@ def _is_extra(preset: Mapping, side: SideName, name: str) -> bool:
 
 def _bound(part: Part, side: SideName, names: Iterable[str]) -> dict[str, tuple[int, _Binding]]:
     """Name -> (which of the part's names it is, the variables' values)."""
-    found = {}
+    found: dict[str, tuple[int, _Binding]] = {}
     for place, template in enumerate(part.names.get(side, ())):
+        if template.literal is not None:
+            if template.literal in names:
+                found[template.literal] = (place, ())
+            continue
         for name in names:
             values = template.match(name)
             if values is not None:
