@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -136,30 +137,36 @@ def test_a_head_that_only_shares_is_not_guessed(name: str, tmp_path: Path) -> No
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_bert_as_a_tensorflow_1_checkpoint_is_read_by_transformers(tmp_path: Path) -> None:
-    from transformers.models.bert.modeling_bert import load_tf_weights_in_bert
+# Class, the loader of transformers that reads its TensorFlow 1 checkpoint, its options.
+TF1 = [
+    ("BertForPreTraining", "bert", {}),
+    ("AlbertForPreTraining", "albert", {}),
+    ("AlbertForMaskedLM", "albert", {}),
+    ("AlbertForSequenceClassification", "albert", {}),
+    ("AlbertModel", "albert", {}),
+    ("ElectraForPreTraining", "electra", {}),
+    ("ElectraForMaskedLM", "electra", {"discriminator_or_generator": "generator"}),
+]
 
-    settings, model = build_torch("BertForPreTraining")
-    torch.save(model.state_dict(), tmp_path / "model.pth")
-    made = tmp_path / "bert_model.ckpt"
-    report = wtool.convert(
-        str(tmp_path / "model.pth"), str(made), to="tensorflow", container="tensorflow"
-    )
-    assert report.ok
-    names = set(wtool.open(made).tensors)
-    assert "bert/encoder/layer_1/attention/self/query/kernel" in names
-    assert "cls/seq_relationship/output_weights" in names
 
+@pytest.mark.parametrize(("name", "family", "options"), TF1, ids=[row[0] for row in TF1])
+def test_a_tensorflow_1_checkpoint_is_read_by_transformers(
+    name: str, family: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    settings, model = build_torch(name)
+    source, made, back = tmp_path / "model.pth", tmp_path / "model.ckpt", tmp_path / "back.pth"
+    torch.save(model.state_dict(), source)
+    assert wtool.convert(str(source), str(made), to="tensorflow", container="tensorflow").ok
+
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     torch.manual_seed(7)
     other = type(model)(settings).eval()
-    load_tf_weights_in_bert(other, settings, str(made))
+    getattr(module, f"load_tf_weights_in_{family}")(other, settings, str(made), **options)
     other.tie_weights()
-    name = "BertForPreTraining"
     assert_equal_outputs(run_torch(other, name), run_torch(model, name))
 
-    back = tmp_path / "back.pth"
     assert wtool.convert(str(made), str(back), to="torch").ok
-    assert_same_tensors(wtool.open(back), wtool.open(tmp_path / "model.pth"))
+    assert_same_tensors(wtool.open(back), wtool.open(source))
 
 
 def test_a_broken_tie_is_refused_and_named(tmp_path: Path) -> None:
