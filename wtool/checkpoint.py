@@ -122,6 +122,11 @@ class Tensor:
         return self.read(0, self.count).reshape(self.shape)
 
 
+# What the names of those texts begin with that wtool writes itself: the mapping of a conversion and
+# the facts of the model that weights cannot carry. Every container that has a place keeps them.
+FACTS = "wtool."
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What a weight file holds.

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FRAMEWORKS = ("torch", "keras", "tensorflow")
 # Containers that are written on a file of the target model.
 _ON_TEMPLATE = ("keras", "tensorflow")
+# Containers that have a place for the facts of a conversion.
+_WITH_FACTS = ("safetensors", "torch", "keras", "tensorflow")
+_PAST = ("wtool.mapping", "wtool.notes")
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ def plan_framework(source: Checkpoint, asked: Framework) -> Outcome:
 def converted(outcome: Outcome, container: str) -> Checkpoint:
     """The target of a complete outcome; its facts are kept where the container holds text."""
     checkpoint = outcome.checkpoint()
-    if container != "safetensors":
-        return checkpoint
-    facts = {**checkpoint.metadata, **outcome.metadata()}
-    return dataclasses.replace(checkpoint, metadata=facts)
+    # Of an earlier conversion, what was lost stays lost; its mapping and notes are past.
+    kept = {n: text for n, text in checkpoint.metadata.items() if n not in _PAST}
+    facts = outcome.metadata() if container in _WITH_FACTS else {}
+    return dataclasses.replace(checkpoint, metadata={**kept, **facts})
 
 
 def template_for(asked: Framework, container: str, template: str | None) -> str | None:

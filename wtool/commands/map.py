@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def map(
     else:
         proposal = propose(a, b, values=not no_values, accept_ordered=accept_ordered)
         found = rows(proposal)
-        text = draft(proposal, f"{first.path} -> {second.path}")
+        text = draft(proposal, " -> ".join(os.path.basename(c.path) for c in (first, second)))
         notes = _notes(proposal)
     if save is not None:
         _save(text, save, force=force)

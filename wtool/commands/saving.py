@@ -323,9 +323,11 @@ def refusal_notes(prepared: Prepared, target: Target) -> list[str]:
 
 
 def summary(plan: Plan, verb: str) -> str:
-    """One line: what was written, how large."""
+    """One line: what was written, how large; as planned where it is not written."""
     files = f"{len(plan.files)} files" if len(plan.files) > 1 else plan.files[0].path
-    return f"{verb} {files}: {plan.container}, {human_bytes(plan.nbytes)}"
+    written = verb == "wrote"
+    nbytes = sum(row["nbytes"] for row in file_rows(plan)) if written else plan.nbytes
+    return f"{verb} {files}: {plan.container}, {human_bytes(nbytes)}"
 
 
 def shape(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wtool.checkpoint import Tensor
+from wtool.checkpoint import FACTS, Tensor
 from wtool.dialects.hdf5_extents import make_extent
 from wtool.dtypes import DTYPES
 from wtool.encodings.hdf5_file import Dataset, Hdf5File
@@ -39,6 +39,12 @@ def element_type(file: Hdf5File, dataset: Dataset) -> str:
         if stated is not None and stated.bits == 8 * found.size:
             return stated.name
     return found.name
+
+
+def facts_of(file: Hdf5File) -> dict[str, str]:
+    """The texts that wtool wrote itself, attributes of the root, by name."""
+    found = file.root.attributes
+    return {name: file.text(found[name]) for name in sorted(found) if name.startswith(FACTS)}
 
 
 def opaque_notes(tensors: list[Tensor]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from wtool.encodings.protobuf import (
     expect,
     fields,
     signed,
+    text,
     varints,
 )
 from wtool.errors import MalformedInput, UnknownFormat
@@ -24,15 +25,20 @@ from wtool.extents import MAX_RANK, c_strides, check_shape
 
 # The version of the bundle format that TensorFlow writes, and wtool reads.
 BUNDLE_VERSION = 1
+# Field of the header that holds a fact of wtool's, once for each: 1 its name, 2 its text. protobuf
+# passes over the fields that its schema does not know; TensorFlow's has three. A tensor of text
+# beside the weights would be no such place: loaders that walk all tensors stumble over it.
+FACT_FIELD = 77_001
 MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the index says about the whole bundle."""
+    """What the index says about the whole bundle. facts: texts that wtool wrote into it."""
 
     num_shards: int
     big_endian: bool
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ SCALAR = Shape((), 1, ())
 def read_header(value: bytes) -> Header:
     """The header under the empty key; versions that forbid this reader are refused."""
     num_shards = endianness = 0
+    facts = []
     for field in fields(value):
         if field[0] == 1:
             expect(field, VARINT, "number of shards")
@@ -73,13 +80,25 @@ def read_header(value: bytes) -> Header:
         elif field[0] == 3:
             expect(field, LENGTH, "version")
             _check_version(value, field[2], field[3])
+        elif field[0] == FACT_FIELD and field[1] == LENGTH:
+            facts.append(_read_fact(value, field[2], field[3]))
     if not 1 <= num_shards <= MAX_SHARDS:
         raise MalformedInput(
             "bad number of data files", expected=f"1 to {MAX_SHARDS}", found=num_shards
         )
     if endianness > 1:
         raise MalformedInput("bad byte order", expected="0 (little) or 1 (big)", found=endianness)
-    return Header(num_shards, endianness == 1)
+    return Header(num_shards, endianness == 1, tuple(facts))
+
+
+def _read_fact(value: bytes, start: int, stop: int) -> tuple[str, str]:
+    """Name and text of one fact."""
+    parts = {1: "", 2: ""}
+    for field in fields(value, start, stop):
+        if field[0] in parts:
+            expect(field, LENGTH, "fact")
+            parts[field[0]] = text(value, field[2], field[3])
+    return parts[1], parts[2]
 
 
 def read_entry(value: bytes, shapes: dict[bytes, Shape]) -> Entry:

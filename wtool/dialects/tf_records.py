@@ -7,9 +7,9 @@ bytes as SaveV2 writes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from wtool.dialects.tf_entries import BUNDLE_VERSION
+from wtool.dialects.tf_entries import BUNDLE_VERSION, FACT_FIELD
 from wtool.dialects.tf_state import ALL_FIELD, MODEL_FIELD
 from wtool.dtypes import DType
 from wtool.encodings.crc32c import crc32c, mask
@@ -17,9 +17,15 @@ from wtool.encodings.protobuf_writer import fixed32, integer, message, varint
 from wtool.errors import UnsupportedError
 
 
-def header_record(num_shards: int) -> bytes:
-    """The value under the empty key: a little-endian bundle of that many data files."""
-    return integer(1, num_shards) + message(3, integer(1, BUNDLE_VERSION))
+def header_record(num_shards: int, facts: Mapping[str, str]) -> bytes:
+    """The value under the empty key: a little-endian bundle of that many data files.
+
+    facts: texts by name, which TensorFlow passes over.
+    """
+    header = integer(1, num_shards) + message(3, integer(1, BUNDLE_VERSION))
+    for name, text in facts.items():
+        header += message(FACT_FIELD, message(1, _utf8(name)) + message(2, _utf8(text)))
+    return header
 
 
 def entry_record(
@@ -58,10 +64,14 @@ def state_text(prefix: str) -> bytes:
     return "".join(lines).encode("ascii")
 
 
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _quoted(text: str) -> str:
     """Text with the escapes of C, as protobuf's text format has them."""
     simple = {0x22: '\\"', 0x27: "\\'", 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
     return "".join(
         simple.get(byte) or (chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}")
-        for byte in text.encode("utf-8", "surrogateescape")
+        for byte in _utf8(text)
     )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from wtool.checkpoint import FACTS
 from wtool.encodings.pickle_nodes import Persistent
 from wtool.encodings.zip_directory import STORED, ZipDirectory, read_directory
 from wtool.errors import MalformedInput, shorten
@@ -79,6 +80,18 @@ class TorchArchive:
         if len(names) > MAX_EXTRAS:
             notes.append(f"{len(names) - MAX_EXTRAS} more files below extra/ are not shown")
         return texts, notes
+
+    def facts(self) -> dict[str, str]:
+        """The texts below `X/extra` that wtool wrote itself, by name."""
+        start = f"extra/{FACTS}"
+        if not any(name.startswith(FACTS) for name in self.records("extra")):
+            return {}
+        texts, _ = self.extra_texts()
+        return {
+            name.removeprefix("extra/"): text
+            for name, text in texts.items()
+            if name.startswith(start)
+        }
 
     def records(self, folder: str) -> list[str]:
         """Names of the records in a folder ("data"), without it, in the directory's order."""

@@ -21,7 +21,7 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Weights in the order of layers, then the optimizer's; configurations are extras, as text."""
-    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_entries import facts_of, opaque_notes
     from wtool.dialects.keras_legacy import MODEL, read_tensors
 
     refuse_root(root, "a Keras HDF5 file")
@@ -35,7 +35,10 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         probe.path,
         FORMAT.name,
         tensors,
-        metadata={name: file.text(found[name]) for name in TEXTS if name in found},
+        metadata={
+            **{name: file.text(found[name]) for name in TEXTS if name in found},
+            **facts_of(file),
+        },
         extras={name: file.text(found[name]) for name in CONFIGS if name in found},
         notes=(*notes, *opaque_notes(tensors)),
     )

@@ -19,7 +19,7 @@ def claims(probe: Probe) -> bool:
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Every variable, the optimizer's and metrics' with their roles."""
-    from wtool.dialects.keras_entries import opaque_notes
+    from wtool.dialects.keras_entries import facts_of, opaque_notes
     from wtool.dialects.keras_weights import read_tensors
 
     refuse_root(root, "a Keras weights file")
@@ -27,7 +27,13 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     if file is None:
         raise MalformedInput("not an HDF5 file", path=probe.path)
     tensors, notes = read_tensors([(probe.path, file)])
-    return build(probe.path, FORMAT.name, tensors, notes=(*notes, *opaque_notes(tensors)))
+    return build(
+        probe.path,
+        FORMAT.name,
+        tensors,
+        metadata=facts_of(file),
+        notes=(*notes, *opaque_notes(tensors)),
+    )
 
 
 FORMAT = Format(

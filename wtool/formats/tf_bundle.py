@@ -41,7 +41,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         FORMAT.name,
         named.tensors,
         extras=named.extras,
-        metadata=evidence.metadata,
+        metadata={**evidence.metadata, **dict(bundle.header.facts)},
         notes=(*target.notes, *bundle.notes, *named.notes, *evidence.notes),
         files=bundle.files,
     )

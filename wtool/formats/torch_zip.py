@@ -36,6 +36,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         metadata = {"torch version record": str(archive.version)}
         if archive.big_endian:
             metadata["byte order"] = "big"
+        metadata |= archive.facts()
         try:
             return build_checkpoint(
                 probe.path, FORMAT.name, pickled, reader, root=root, metadata=metadata

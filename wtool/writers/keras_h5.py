@@ -3,17 +3,18 @@ saved.
 
 The template's bytes are copied, structure and attributes with them, and each dataset's values are
 replaced: in place where they lie in one piece, which is how Keras writes; through h5py where they
-are in chunks or were never written.
+are in chunks or were never written. Facts of a conversion are attributes of the root, which Keras
+does not read.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wtool.checkpoint import Checkpoint, Tensor
+from wtool.checkpoint import FACTS, Checkpoint, Tensor
 from wtool.dialects.keras_legacy import is_legacy_file
 from wtool.dialects.keras_legacy import read_tensors as read_legacy
 from wtool.dialects.keras_weights import is_weights_file
@@ -29,6 +30,7 @@ from wtool.writers.plans import (
     Plan,
     PlannedFile,
     extras_losses,
+    facts_of,
     metadata_losses,
     refuse_unsupported,
     tie_losses,
@@ -39,6 +41,8 @@ from wtool.writers.templates import fill
 CONTAINER = "keras"
 # A chunk that is written in parts is compressed once for each part: large blocks, few parts.
 CHUNKED_BLOCK_BYTES = 8 << 20
+# HDF5 keeps an attribute beside its object up to 64 kB.
+MAX_FACT_BYTES = 60_000
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,21 @@ def plan(
     refuse_unsupported([filled.values[slot.name] for slot in replaced], CONTAINER, _no_reason)
     start = absolute(source, 0)[1]
     changes = [_change(file, start, slot, filled.values[slot.name]) for slot in replaced]
+    facts = {
+        name: text
+        for name, text in facts_of(checkpoint).items()
+        if len(text.encode()) <= MAX_FACT_BYTES
+    }
+    # The template may have been converted itself.
+    stale = [n for n in sorted(file.root.attributes) if n.startswith(FACTS) and n not in facts]
     own = {name for group in (file.root, *file.root.groups.values()) for name in group.attributes}
     losses = [
         *(loss for loss in extras_losses(checkpoint, CONTAINER) if loss.name not in own),
-        *(loss for loss in metadata_losses(checkpoint, CONTAINER) if loss.name not in own),
+        *(
+            loss
+            for loss in metadata_losses(checkpoint, CONTAINER, kept=facts)
+            if loss.name not in own
+        ),
         *([] if untie else tie_losses(checkpoint.aliases, CONTAINER)),
         *filled.losses,
     ]
@@ -93,7 +108,9 @@ def plan(
         for change in changes:
             if change.offset is not None:
                 _write_in_place(output, change, change.offset)
-        _write_through_h5py(output, [change for change in changes if change.offset is None])
+        chunked = [change for change in changes if change.offset is None]
+        if chunked or facts or stale:
+            _write_through_h5py(output, chunked, facts, stale)
 
     names = tuple(slot.name for slot in slots)
     return Plan(CONTAINER, (PlannedFile(path, source.size, write, names),), tuple(losses))
@@ -156,16 +173,24 @@ def _swapped(block: memoryview, component: int) -> memoryview:
     return numpy.frombuffer(block, f"u{component}").byteswap().view(numpy.uint8).data
 
 
-def _write_through_h5py(output: Output, changes: Sequence[_Change]) -> None:
-    """Datasets in chunks, compact or never written; HDF5 keeps its own checksums of those."""
-    if not changes:
-        return
+def _write_through_h5py(
+    output: Output, changes: Sequence[_Change], facts: Mapping[str, str], stale: Collection[str]
+) -> None:
+    """Datasets in chunks, compact or never written; HDF5 keeps its own checksums of those.
+
+    facts: attributes of the root. stale: those to be removed.
+    """
     import h5py
+    import numpy
 
     try:
         with h5py.File(output.temporary, "r+") as file:
             for change in changes:
                 _fill_dataset(file[change.slot.key], change.tensor)
+            for name in stale:
+                del file.attrs[name]
+            for name, text in facts.items():
+                file.attrs[name] = numpy.bytes_(text.encode())
     except OSError as error:
         raise write_error(output.path, error) from error
 

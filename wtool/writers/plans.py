@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from wtool.checkpoint import Checkpoint, Tensor
+from wtool.checkpoint import FACTS, Checkpoint, Tensor
 from wtool.dtypes import DType
 from wtool.errors import LossError, UnsupportedError, UsageError, shorten
 from wtool.extents import Absent, Strided
@@ -183,12 +183,23 @@ def carried_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def metadata_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:
-    """A Loss for each text, except `format`, which only names the library that wrote the file."""
+def facts_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """The texts that wtool itself wrote when it converted the model, sorted by name."""
+    carried = carried_metadata(checkpoint)
+    return {name: carried[name] for name in sorted(carried) if name.startswith(FACTS)}
+
+
+def metadata_losses(
+    checkpoint: Checkpoint, container: str, *, kept: Collection[str] = ()
+) -> list[Loss]:
+    """A Loss for each text, except `format`, which only names the library that wrote the file.
+
+    kept: names of texts that the container has a place for.
+    """
     return [
         Loss("metadata", name, f"{container} has no place for text")
         for name in carried_metadata(checkpoint)
-        if name != "format"
+        if name != "format" and name not in kept
     ]
 
 

@@ -3,13 +3,14 @@
 
 Without a template, each tensor's key is its name: what `tf.train.load_checkpoint` and a v1 `Saver`
 ask for. With a template (a checkpoint that the target model saved) the keys and the object graph
-are the template's, so that `tf.train.Checkpoint.read` restores it.
+are the template's, so that `tf.train.Checkpoint.read` restores it. Facts of a conversion lie in the
+index's header: see `tf_entries.FACT_FIELD`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from wtool.checkpoint import Checkpoint, Tensor
@@ -27,6 +28,7 @@ from wtool.writers.plans import (
     Plan,
     PlannedFile,
     extras_losses,
+    facts_of,
     metadata_losses,
     refuse_unsupported,
     tie_losses,
@@ -78,9 +80,10 @@ def plan(
     if not os.path.basename(prefix):
         raise UsageError("a checkpoint needs a name, not only a folder", path=path)
     layout = _by_name(checkpoint) if template is None else _by_template(checkpoint, template)
+    facts = facts_of(checkpoint)
     losses = [
         *extras_losses(checkpoint, CONTAINER),
-        *metadata_losses(checkpoint, CONTAINER),
+        *metadata_losses(checkpoint, CONTAINER, kept=facts),
         *([] if untie else tie_losses(checkpoint.aliases, CONTAINER)),
         *layout.losses,
     ]
@@ -89,7 +92,7 @@ def plan(
         _data_file(data_path(prefix, number, len(shards)), values)
         for number, values in enumerate(shards)
     ]
-    files.append(_index_file(prefix, layout.values, len(shards)))
+    files.append(_index_file(prefix, layout.values, len(shards), facts))
     if state:
         text = state_text(os.path.basename(prefix))
         state_path = os.path.join(os.path.dirname(prefix), STATE_NAME)
@@ -229,9 +232,11 @@ def _copy_opaque(extent: BundleOpaque, output: Output) -> int:
     return extent.crc32c
 
 
-def _index_file(prefix: str, values: list[_Value], num_shards: int) -> PlannedFile:
+def _index_file(
+    prefix: str, values: list[_Value], num_shards: int, facts: Mapping[str, str]
+) -> PlannedFile:
     def records() -> list[tuple[bytes, bytes]]:
-        entries = [(b"", header_record(num_shards))]
+        entries = [(b"", header_record(num_shards, facts))]
         for value in values:
             record = entry_record(
                 value.tensor.dtype,

@@ -3,12 +3,14 @@
 
 Layout: `archive/data.pkl`, `archive/byteorder`, `archive/data/N`, `archive/version`; stored, data
 on multiples of 64 bytes, real checksums. No `.format_version`: it would announce data descriptors.
+Facts of a conversion lie in `archive/extra/`, where torch keeps files of the user and `torch.load`
+does not look; of shards, in the index.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wtool.checkpoint import Checkpoint, Tensor
@@ -20,6 +22,7 @@ from wtool.writers.plans import (
     Plan,
     PlannedFile,
     extras_losses,
+    facts_of,
     metadata_losses,
     refuse_unsupported,
     resolve_owner,
@@ -93,7 +96,8 @@ def plan(
     """
     path = os.fspath(path)
     refuse_unsupported(list(checkpoint), CONTAINER, _reason_against)
-    losses = metadata_losses(checkpoint, CONTAINER)
+    facts = facts_of(checkpoint)
+    losses = metadata_losses(checkpoint, CONTAINER, kept=facts)
     if not flat and max_shard_bytes is None and can_nest(checkpoint.tree, checkpoint.tensors):
         table = place(checkpoint, untie=untie)
         nested = nest(
@@ -102,15 +106,18 @@ def plan(
             lambda tensor: rebuild_node(tensor, table.views[tensor.name]),
         )
         losses += [*table.losses, *nested.losses]
-        file = torch_file(path, dumps(nested.root), table, tuple(checkpoint.tensors))
+        file = torch_file(path, dumps(nested.root), table, tuple(checkpoint.tensors), facts)
         return Plan(CONTAINER, (file,), tuple(losses))
     losses += extras_losses(checkpoint, CONTAINER)
     aliases = {} if untie else dict(checkpoint.aliases)
     owners = {name: resolve_owner(aliases, name) for name in aliases}
     shards = split(list(checkpoint), owners, path, max_shard_bytes)
-    files = [_plan_file(shard.path, shard.tensors, checkpoint, untie, losses) for shard in shards]
+    inside = facts if len(shards) == 1 else {}
+    files = [
+        _plan_file(shard.path, shard.tensors, checkpoint, untie, losses, inside) for shard in shards
+    ]
     if len(shards) > 1:
-        files.append(index_file(path, shards, {}, owners))
+        files.append(index_file(path, shards, facts, owners))
     return Plan(CONTAINER, tuple(files), tuple(losses))
 
 
@@ -123,7 +130,12 @@ def _reason_against(tensor: Tensor) -> str | None:
 
 
 def _plan_file(
-    path: str, tensors: Sequence[Tensor], checkpoint: Checkpoint, untie: bool, losses: list[Loss]
+    path: str,
+    tensors: Sequence[Tensor],
+    checkpoint: Checkpoint,
+    untie: bool,
+    losses: list[Loss],
+    facts: Mapping[str, str],
 ) -> PlannedFile:
     part = Checkpoint(
         checkpoint.path, checkpoint.format, {tensor.name: tensor for tensor in tensors}
@@ -132,7 +144,7 @@ def _plan_file(
     losses.extend(table.losses)
     root = Dict((tensor.name, rebuild_node(tensor, table.views[tensor.name])) for tensor in part)
     root.cls = ORDERED_DICT
-    return torch_file(path, dumps(root), table, tuple(part.tensors))
+    return torch_file(path, dumps(root), table, tuple(part.tensors), facts)
 
 
 def rebuild_node(tensor: Tensor, view: View) -> Call:
@@ -158,9 +170,13 @@ def rebuild_node(tensor: Tensor, view: View) -> Call:
 
 
 def torch_file(
-    path: str, pickled: bytes, table: StorageTable, names: tuple[str, ...]
+    path: str,
+    pickled: bytes,
+    table: StorageTable,
+    names: tuple[str, ...],
+    facts: Mapping[str, str],
 ) -> PlannedFile:
-    """The archive of `pickled` and the storages that it names."""
+    """The archive of `pickled`, the storages that it names, and a record for each of `facts`."""
     records = [
         Record(f"{ARCHIVE}/data.pkl", pickled),
         Record(f"{ARCHIVE}/byteorder", BYTE_ORDER),
@@ -169,5 +185,6 @@ def torch_file(
             for storage in table.storages
         ),
         Record(f"{ARCHIVE}/version", VERSION),
+        *(Record(f"{ARCHIVE}/extra/{name}", text.encode()) for name, text in facts.items()),
     ]
     return zip_file(path, records, ALIGNMENT, names)
