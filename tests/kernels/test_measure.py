@@ -305,3 +305,27 @@ def test_the_mean_of_values_that_cancel_is_right_to_the_last_bit(dtype, count):
     exact = sum(map(Fraction, values[:-1].astype(float).tolist()))
     assert summary(found.moments)["mean"] == float(exact / (count - 1))
     assert found.moments == next(iter(measure([tensor(values, dtype)], jobs=1)))[1].moments
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "complex64", "int4"])
+def test_a_watch_sees_every_element_of_every_tensor_once(name, monkeypatch):
+    monkeypatch.setattr(measuring, "JOB_BYTES", 1 << 20)
+    values = random_values(2 * BLOCK + 98, "float32").astype(DTYPES[name].carrier)
+    packed = values.view(np.uint8).reshape(-1, 2) if name == "int4" else None
+    data = values if packed is None else (packed[:, 0] & 15) | (packed[:, 1] & 15) << 4
+    backwards = values[:600].reshape(20, 30)
+    tensors = [tensor(data, name, shape=values.shape), tensor(data[:0], name, shape=(0,))]
+    if name != "int4":
+        tensors.append(tensor(backwards, name, shape=(30, 20), strides=(1, 30)))
+    seen = [np.full(one.count, 7, one.dtype.carrier) for one in tensors]
+    counts = [np.zeros(one.count, int) for one in tensors]
+
+    def watch(index, start, block):
+        seen[index][start : start + len(block)] = block
+        counts[index][start : start + len(block)] += 1
+
+    for _ in measure(tensors, jobs=2, watch=watch):
+        pass
+    for one, values, count in zip(tensors, seen, counts, strict=True):
+        assert (count == 1).all()
+        assert values.tobytes() == one.load().tobytes()

@@ -37,6 +37,8 @@ DENSE = 1 << 13
 CANCELLATION = 2.0**-30
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
+# (tensor number, element that the block starts with, block): looks at values while they are near.
+Watch = Callable[[int, int, np.ndarray], None]
 
 
 class Values(Protocol):
@@ -122,15 +124,18 @@ def measure(
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, Measured]]:
     """(index, measure) of every tensor as they are done; all must pass `can_measure`.
 
     quantiles: whether values are counted too. jobs: threads, default one a core; executor: used
     instead, of threads that share this process. progress: called with the number of stored bytes
-    just measured. Complex numbers are measured as two real values each. Raises what reading raises.
+    just measured. watch: called in the thread that measures with each block, which is reused
+    afterwards; blocks of one tensor may come in any order. Complex numbers are measured as two real
+    values each. Raises what reading raises.
     """
     linked = load(_names(tensors), sum(tensor.count for tensor in tensors))
-    worker = _Worker(tensors, quantiles, linked)
+    worker = _Worker(tensors, quantiles, linked, watch)
     pool = executor or ThreadPoolExecutor(jobs)
     width = AHEAD * (jobs or os.cpu_count() or 1)
     sums: dict[int, _Sum] = {}
@@ -193,10 +198,17 @@ def _plan(tensors: Sequence[Values], left: dict[int, int]) -> Iterator[list[_Pie
 class _Worker:
     """Runs jobs in any thread; keeps one block a thread."""
 
-    def __init__(self, tensors: Sequence[Values], quantiles: bool, linked: Linked | None) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[Values],
+        quantiles: bool,
+        linked: Linked | None,
+        watch: Watch | None,
+    ) -> None:
         self._tensors = tensors
         self._quantiles = quantiles
         self._linked = linked
+        self._watch = watch
         self._local = threading.local()
 
     def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part | Measured]]:
@@ -218,7 +230,11 @@ class _Worker:
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
         ordered = None
+        start = piece.first * BLOCK
         for block in self._blocks(tensor, piece):
+            if self._watch is not None:
+                self._watch(piece.index, start, block)
+                start += len(block)
             if coded:
                 found, finite = EMPTY, block.view(f"u{block.itemsize}")
             else:
