@@ -12,11 +12,11 @@ Source: TensorFlow 2.21 `core/util/tensor_bundle/tensor_bundle.cc`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from wtool.dtypes import DType
-from wtool.encodings.crc32c import crc32c, mask, source_crc32c
+from wtool.encodings.checksums import CRC32C, crc32c, mask
 from wtool.encodings.protobuf import read_varint
 from wtool.errors import MalformedInput, TruncatedInput, UnsupportedError, WtoolError
 from wtool.extents import Decoded, Extent, Strided, Tiled
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CHECKSUM_BYTES = 4
 # Strings are decoded whole; a tensor of them beyond this is no vocabulary.
 MAX_STRINGS_BYTES = 1 << 30
+SumBytes = Callable[[Source, int, int], int]
 
 
 class BundleExtent(Strided):
@@ -74,9 +75,9 @@ class BundleExtent(Strided):
         self.high = count
         self.crc32c = crc32c
 
-    def check(self) -> None:
-        """Read all bytes and compare with the stored checksum; MalformedInput where they differ."""
-        found = mask(source_crc32c(self.source, self.base, self.storage_nbytes))
+    def check(self, sum_bytes: SumBytes = CRC32C.of_source) -> None:
+        """Compare all bytes with the stored checksum; MalformedInput where they differ."""
+        found = mask(sum_bytes(self.source, self.base, self.storage_nbytes))
         _compare(self.source, self.base, self.crc32c, found)
 
 
@@ -199,17 +200,21 @@ class BundleOpaque(Extent):
         raise UnsupportedError(f"a {self.dtype.name} has no values to read")
 
 
-def check_stored(extent: Extent) -> bool:
+def check_stored(extent: Extent, sum_bytes: SumBytes = CRC32C.of_source) -> bool:
     """Compare all bytes of `extent` with the checksums that its bundle stores.
 
-    Returns False where there is nothing to compare with (not a bundle's tensor, or a variant, whose
-    checksum covers a rewritten form). Raises MalformedInput, saying where, where they differ.
+    sum_bytes: (source, offset, nbytes) -> CRC-32C. Returns False where there is nothing to compare
+    with (not a bundle's tensor, or a variant, whose checksum covers a rewritten form). Raises
+    MalformedInput, saying where, where they differ.
     """
-    if isinstance(extent, BundleExtent | BundleStrings):
+    if isinstance(extent, BundleExtent):
+        extent.check(sum_bytes)
+        return True
+    if isinstance(extent, BundleStrings):
         extent.check()
         return True
     if isinstance(extent, Tiled):
-        checked = [check_stored(piece) for _, piece in extent.pieces]
+        checked = [check_stored(piece, sum_bytes) for _, piece in extent.pieces]
         return all(checked)
     return False
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from wtool.dialects.tf_entries import BUNDLE_VERSION, FACT_FIELD
 from wtool.dialects.tf_state import ALL_FIELD, MODEL_FIELD
 from wtool.dtypes import DType
-from wtool.encodings.crc32c import crc32c, mask
+from wtool.encodings.checksums import crc32c, mask
 from wtool.encodings.protobuf_writer import fixed32, integer, message, varint
 from wtool.errors import UnsupportedError
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from wtool.encodings.crc32c import crc32c, mask, source_crc32c
+from wtool.encodings.checksums import CRC32C, crc32c, mask
 from wtool.encodings.protobuf import read_varint
 from wtool.encodings.snappy import decompress
 from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput, WtoolError
@@ -178,7 +178,7 @@ def read_block(source: Source, handle: Handle) -> bytes:
 def check_block(source: Source, handle: Handle) -> int:
     """Check the CRC of a block of any size in flat memory; returns its compression byte."""
     trailer = bytes(read_bytes(source, handle.offset + handle.size, TRAILER_BYTES))
-    crc = source_crc32c(source, handle.offset, handle.size + 1)
+    crc = CRC32C.of_source(source, handle.offset, handle.size + 1)
     _check_crc(source, handle, crc, trailer)
     return trailer[0]
 

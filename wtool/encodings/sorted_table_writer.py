@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from wtool.encodings.crc32c import crc32c, mask
+from wtool.encodings.checksums import crc32c, mask
 from wtool.encodings.protobuf_writer import varint
 from wtool.encodings.sorted_table import MAGIC, TRAILER_BYTES
 

@@ -19,7 +19,7 @@ from wtool.dialects.tf_extents import BundleOpaque
 from wtool.dialects.tf_objects import GRAPH_KEY, name_tensors
 from wtool.dialects.tf_paths import find_target
 from wtool.dialects.tf_records import entry_record, header_record, state_text, strings_record
-from wtool.encodings.crc32c import crc32c, mask
+from wtool.encodings.checksums import crc32c, mask
 from wtool.encodings.sorted_table_writer import table_bytes
 from wtool.errors import MissingInput, UnsupportedError, UsageError
 from wtool.writers.outputs import Output

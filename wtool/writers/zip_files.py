@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wtool.checkpoint import Tensor
+from wtool.encodings.checksums import crc32
 from wtool.encodings.zip_writer import Member, directory, lay_out
 from wtool.writers.outputs import Output
 from wtool.writers.plans import PlannedFile
@@ -50,11 +50,11 @@ def zip_file(
 
 def _write_member(output: Output, member: Member, record: Record) -> int:
     """Append one member; its checksum, which is put into its header when the data has passed."""
-    crc = zlib.crc32(record.head)
+    crc = crc32(record.head)
     if record.tensor is None:
         output.write(member.local_header(crc) + record.head)
         return crc
     output.write(member.local_header(0) + record.head)
-    crc = copy_values(record.tensor, output, checksum=zlib.crc32, initial=crc)
+    crc = copy_values(record.tensor, output, checksum=crc32, initial=crc)
     output.write_at(member.offset, member.local_header(crc))
     return crc
