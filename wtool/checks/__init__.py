@@ -42,7 +42,8 @@ class Rule:
     """One rule: its stable code, its name, how bad what it finds is, and how it finds it.
 
     mend: what to do next, in a few words. text: the documentation, first line the title.
-    reads_values: whether `find` asks for the one reading of the values.
+    reads_values: whether `find` asks for the one reading of the values; sums_bytes: whether it asks
+    for the checksums of all bytes.
     """
 
     code: str
@@ -52,6 +53,7 @@ class Rule:
     find: Callable[[Subject], Iterable[Finding]]
     text: str
     reads_values: bool = False
+    sums_bytes: bool = False
 
     @property
     def title(self) -> str:

@@ -55,6 +55,7 @@ def run(subject: Subject, chosen: Sequence[Rule]) -> Iterator[Outcome]:
     Raises what reading raises: a model that cannot be read is not judged.
     """
     policy = subject.policy
+    subject.sums_bytes = any(rule.sums_bytes for rule in chosen)
     for rule in chosen:
         try:
             for finding in rule.find(subject):

@@ -9,7 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from wtool.checks.policy import Policy
+from wtool.checks.seen_bytes import SeenBytes
+from wtool.checks.unit_probes import Suspects, UnitProbes, units_in_one_run
 from wtool.extents import Absent
+from wtool.layers import output_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +63,9 @@ class Subject:
     config: the plain values of the `config.json` beside the model, by their own keys.
     selected: names of the tensors whose values are looked at; None for all. Rules about structure
     and files need the whole model.
+    sums_bytes: whether the one reading of the values also sums the bytes, for a rule that asks.
+    seen_bytes: the sums, as far as they are known. suspects: by the name of a weight, the output
+    units that may be zero or repeated; of weights that `facts` has read.
     """
 
     checkpoint: Checkpoint
@@ -70,6 +76,9 @@ class Subject:
     selected: frozenset[str] | None = None
     jobs: int | None = None
     progress: Callable[[int, int], None] | None = None
+    sums_bytes: bool = False
+    seen_bytes: SeenBytes = field(default_factory=SeenBytes)
+    suspects: dict[str, Suspects] = field(default_factory=dict)
     _shards: list[tuple[str, Checkpoint]] | None = None
 
     @cached_property
@@ -81,6 +90,7 @@ class Subject:
     @cached_property
     def facts(self) -> dict[str, Facts]:
         """Facts of every tensor that holds numbers, by name; one reading of the file."""
+        from wtool.checks.files.containers import zip_paths
         from wtool.kernels.measure import can_measure, measure
 
         chosen = self.selected
@@ -100,10 +110,28 @@ class Subject:
             if self.progress is not None:
                 self.progress(done, total)
 
+        probes = UnitProbes(work, [self._units(tensor) for tensor in work])
+        if self.sums_bytes:
+            self.seen_bytes = SeenBytes(work, zip_paths(self))
+
+        def watch(index: int, start: int, block: np.ndarray) -> None:
+            probes.see(index, start, block)
+            if self.sums_bytes:
+                self.seen_bytes.see(index, start, block)
+
         found = {}
-        for index, measured in measure(work, jobs=self.jobs, progress=advance):
+        for index, measured in measure(work, jobs=self.jobs, progress=advance, watch=watch):
             found[index] = summarise(measured)
+            suspects = probes.finish(index)
+            if suspects is not None:
+                self.suspects[work[index].name] = suspects
         return {tensor.name: found[index] for index, tensor in enumerate(work)}
+
+    def _units(self, tensor: Tensor) -> int:
+        """How many output units are probed while the tensor is measured."""
+        if tensor.role != "weight" or tensor.dtype.kind != "float" or tensor.kind == "embedding":
+            return 0
+        return units_in_one_run(tensor.shape, output_axis(tensor, self.checkpoint))
 
     def parts(self) -> Iterator[tuple[str, Checkpoint]]:
         """(path, what it holds) of each weight file: the model itself where it is one file."""

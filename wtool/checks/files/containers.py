@@ -28,11 +28,21 @@ LOADED_BY_TORCH = ("torch-zip", "torch-legacy", "torch-tar")
 def zip_files(subject: Subject) -> Iterator[tuple[str, Checkpoint, ZipDirectory]]:
     """(path, what it holds, its directory) of each file of the model that is a zip file."""
     for path, checkpoint in subject.parts():
-        if not os.path.isfile(path):
-            continue
-        source = FileSource(path)
-        if source.size >= 4 and bytes(read_bytes(source, 0, 4)) == b"PK\3\4":
-            yield path, checkpoint, read_directory(source)
+        if is_zip(path):
+            yield path, checkpoint, read_directory(FileSource(path))
+
+
+def zip_paths(subject: Subject) -> list[str]:
+    """The files of the model that are zip files."""
+    return [path for path in subject.checkpoint.files if is_zip(path)]
+
+
+def is_zip(path: str) -> bool:
+    """Whether a file begins as a zip file does."""
+    if not os.path.isfile(path):
+        return False
+    source = FileSource(path)
+    return source.size >= 4 and bytes(read_bytes(source, 0, 4)) == b"PK\3\4"
 
 
 def strided(extent: Extent) -> Iterator[Strided]:

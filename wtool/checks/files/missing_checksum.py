@@ -22,7 +22,9 @@ def find(subject: Subject) -> Iterator[Finding]:
     for path, _, directory in zip_files(subject):
         blank = [m for m in directory.members.values() if m.nbytes and not m.crc]
         # A CRC can be 0 by right, once in 4 billion times.
-        left_out = [m for m in blank if m.nbytes > 1 << 20 or checksum(directory, m)]
+        left_out = [
+            m for m in blank if m.nbytes > 1 << 20 or checksum(subject.seen_bytes, directory, m)
+        ]
         if left_out:
             yield Finding(
                 f"{len(left_out):,} of {len(directory.members):,} members have no CRC, first "

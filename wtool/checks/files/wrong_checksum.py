@@ -11,7 +11,6 @@ How to mend it: fetch the file again from its source and compare its SHA-256.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -23,18 +22,21 @@ from wtool.dialects.tf_extents import check_stored
 from wtool.errors import MalformedInput
 
 if TYPE_CHECKING:
+    from wtool.checks.seen_bytes import SeenBytes
     from wtool.encodings.zip_directory import Member, ZipDirectory
     from wtool.extents import Extent
 
-BLOCK = 1 << 20
-
 
 def find(subject: Subject) -> Iterator[Finding]:
-    """A finding for each damaged member of a zip file or tensor of a TensorFlow bundle."""
+    """A finding for each damaged member of a zip file or tensor of a TensorFlow bundle.
+
+    What the reading of the values has summed is not read again.
+    """
+    seen = subject.seen_bytes
     with ThreadPoolExecutor(subject.jobs or os.cpu_count() or 1) as pool:
         for path, _, directory in zip_files(subject):
             members = [m for m in directory.members.values() if m.crc]
-            found = pool.map(lambda m, d=directory: checksum(d, m), members)
+            found = pool.map(lambda m, d=directory: checksum(seen, d, m), members)
             for member, crc in zip(members, found, strict=True):
                 if crc != member.crc:
                     yield Finding(
@@ -44,7 +46,7 @@ def find(subject: Subject) -> Iterator[Finding]:
                         file=path,
                     )
         tensors = list(subject.checkpoint) if subject.checkpoint.format == "tensorflow" else []
-        faults = pool.map(lambda tensor: _fault(tensor.extent), tensors)
+        faults = pool.map(lambda tensor: _fault(seen, tensor.extent), tensors)
         for tensor, fault in zip(tensors, faults, strict=True):
             if fault is not None:
                 yield Finding(
@@ -54,21 +56,14 @@ def find(subject: Subject) -> Iterator[Finding]:
                 )
 
 
-def checksum(directory: ZipDirectory, member: Member) -> int:
+def checksum(seen: SeenBytes, directory: ZipDirectory, member: Member) -> int:
     """CRC-32 of a member's bytes, inflated where they are deflated."""
-    source = directory.open(member)
-    buffer = memoryview(bytearray(min(BLOCK, max(1, member.nbytes))))
-    crc = 0
-    for start in range(0, member.nbytes, BLOCK):
-        piece = buffer[: min(BLOCK, member.nbytes - start)]
-        source.read_into(start, piece)
-        crc = zlib.crc32(piece, crc)
-    return crc
+    return seen.crc32(directory.open(member), 0, member.nbytes)
 
 
-def _fault(extent: Extent) -> MalformedInput | None:
+def _fault(seen: SeenBytes, extent: Extent) -> MalformedInput | None:
     try:
-        check_stored(extent)
+        check_stored(extent, seen.crc32c)
     except MalformedInput as error:
         return error
     return None
@@ -81,4 +76,5 @@ RULE = Rule(
     "fetch the file again from its source",
     find,
     __doc__,
+    sums_bytes=True,
 )

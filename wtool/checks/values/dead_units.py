@@ -24,7 +24,7 @@ def find(subject: Subject) -> Iterator[Finding]:
         units = tensor.shape[axis]
         if facts.moments.zeros < tensor.count // units:
             continue
-        found = dead(tensor, axis)
+        found = dead(subject, tensor, axis)
         if found:
             index = tuple(found[0] if i == axis else 0 for i in range(len(tensor.shape)))
             yield Finding(

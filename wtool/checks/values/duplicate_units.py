@@ -23,7 +23,7 @@ def find(subject: Subject) -> Iterator[Finding]:
     for tensor, facts, axis in weights(subject):
         if facts.distinct < 4:
             continue  # binary and ternary weights repeat by chance
-        found = repeated(tensor, axis)
+        found = repeated(subject, tensor, axis)
         if found:
             unit, original = found[0]
             index = tuple(unit if i == axis else 0 for i in range(len(tensor.shape)))

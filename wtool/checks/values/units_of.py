@@ -1,12 +1,13 @@
-"""Which output units of a weight repeat: candidates from a few values each, then compared whole."""
+"""Which output units of a weight are zero or repeat: the suspects, compared whole."""
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wtool.checks.subject import Facts, Subject
+from wtool.checks.unit_probes import Suspects, probe
 from wtool.layers import output_axis
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from wtool.checkpoint import Tensor
 
-# Values of each unit that name the candidates.
-PROBE = 16
 # A unit of fewer values repeats by chance.
 MIN_VALUES = 4
 
@@ -35,34 +34,32 @@ def weights(subject: Subject) -> Iterator[tuple[Tensor, Facts, int]]:
             yield tensor, facts, axis
 
 
-def repeated(tensor: Tensor, axis: int) -> list[tuple[int, int]]:
+def repeated(subject: Subject, tensor: Tensor, axis: int) -> list[tuple[int, int]]:
     """(unit, earlier unit with exactly the same values) in order; units of zeros are left out."""
     import numpy as np
 
-    probes = _probe(tensor, axis)
-    earlier: dict[bytes, list[int]] = {}
+    earlier: dict[bytes, int] = {}
     found = []
-    for unit in range(tensor.shape[axis]):
-        row = probes[unit]
-        originals = earlier.setdefault(row.tobytes(), [])
-        for original in originals:
-            values = unit_values(tensor, axis, unit)
-            if values.any() and np.array_equal(values, unit_values(tensor, axis, original)):
-                found.append((unit, original))
-                break
-        else:
-            originals.append(unit)
+    for unit in _suspects(subject, tensor, axis).repeated:
+        values = unit_values(tensor, axis, unit)
+        if not values.any() or np.isnan(values).any():
+            continue
+        values[values == 0] = 0  # -0.0 equals 0.0
+        original = earlier.setdefault(hashlib.sha256(values.tobytes()).digest(), unit)
+        if original != unit:
+            found.append((unit, original))
     return found
 
 
-def dead(tensor: Tensor, axis: int) -> list[int]:
+def dead(subject: Subject, tensor: Tensor, axis: int) -> list[int]:
     """The units that hold nothing but zeros, in order."""
-    probes = _probe(tensor, axis)
-    return [
-        unit
-        for unit in range(tensor.shape[axis])
-        if not probes[unit].any() and not unit_values(tensor, axis, unit).any()
-    ]
+    zero = _suspects(subject, tensor, axis).zero
+    return [unit for unit in zero if not unit_values(tensor, axis, unit).any()]
+
+
+def _suspects(subject: Subject, tensor: Tensor, axis: int) -> Suspects:
+    """The units to be looked at whole: as the one reading saw them, else from a read of its own."""
+    return subject.suspects.get(tensor.name) or probe(tensor, axis)
 
 
 def unit_values(tensor: Tensor, axis: int, unit: int) -> np.ndarray:
@@ -74,30 +71,3 @@ def unit_values(tensor: Tensor, axis: int, unit: int) -> np.ndarray:
     out = np.empty([b - a for a, b in zip(low, high, strict=True)], tensor.dtype.carrier)
     tensor.extent.read_box(low, high, out)
     return out
-
-
-def _probe(tensor: Tensor, axis: int) -> np.ndarray:
-    """A few values of every unit, (units, values), the same places of each."""
-    import numpy as np
-
-    span = tensor.extent.raw_span()
-    units = tensor.shape[axis]
-    inner = math.prod(tensor.shape[axis + 1 :])
-    if axis == 0 and span is not None:
-        source, offset, _ = span
-        size = tensor.dtype.carrier.itemsize
-        width = min(PROBE, inner)
-        out = np.empty((units, width), tensor.dtype.carrier)
-        raw = out.view(np.uint8)
-        for unit in range(units):
-            source.read_into(offset + unit * inner * size, raw[unit].data)
-        return out
-    high = list(tensor.shape)
-    room = PROBE
-    for i in reversed(range(len(high))):
-        if i != axis:
-            high[i] = min(high[i], max(1, room))
-            room //= max(1, high[i])
-    box = np.empty(high, tensor.dtype.carrier)
-    tensor.extent.read_box([0] * len(high), high, box)
-    return np.moveaxis(box, axis, 0).reshape(units, -1).copy()
