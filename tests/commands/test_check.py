@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
 import pytest
+import xmlschema
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "render"))
@@ -23,6 +25,7 @@ from wtool.checks import SEVERITIES, rules
 from wtool.cli import run
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+SCHEMAS = Path(__file__).resolve().parents[1] / "render" / "schemas"
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +159,68 @@ def test_a_manifest_that_does_not_verify_fails_the_check(capsys, tmp_path):
 def sarif(capsys, *arguments):
     document = json.loads(output(capsys, *arguments, "--format", "sarif")[1])
     jsonschema.Draft7Validator(SCHEMA).validate(document)
+    official_sarif().validate(document)
     return document["runs"][0]
+
+
+@cache
+def official_sarif():
+    """The validator of the published schema."""
+    schema = json.loads((SCHEMAS / "sarif-2.1.0-rtm.5.json").read_text("utf-8"))
+    return jsonschema.Draft4Validator(
+        schema, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER
+    )
+
+
+@cache
+def official_junit():
+    """The validator of Jenkins' schema."""
+    return xmlschema.XMLSchema(str(SCHEMAS / "junit-10.xsd"))
+
+
+def test_the_published_sarif_schema_refuses_what_is_wrong(capsys, files):
+    """Break it once: an unknown level, an unnamed property, a path that is no URI."""
+    document = json.loads(output(capsys, files["broken"], "--format", "sarif")[1])
+    document["runs"][0]["results"][0]["level"] = "fatal"
+    document["runs"][0]["results"][1]["where"] = "here"
+    location = document["runs"][0]["results"][1]["locations"][0]["physicalLocation"]
+    location["artifactLocation"]["uri"] = "ein modell"
+    assert len(list(official_sarif().iter_errors(document))) == 3
+
+
+@pytest.fixture(scope="module")
+def odd_models(tmp_path_factory):
+    """A folder of models with odd names, and a policy that accepts and downgrades findings."""
+    folder = tmp_path_factory.mktemp("odd")
+    names = ["w<&>\"'.weight", "\u2028\x01\x1b\ud7ff\uffff\U0001f600.weight", "a\nb\tc.weight"]
+    model = {name: np.full((4, 4), at, np.float32) for at, name in enumerate(names)}
+    model["inf.weight"] = np.full((4, 4), np.inf, np.float32)
+    model["bn.running_var"] = np.array([-np.inf, np.nan, 1], np.float32)
+    first = write(model, folder / "ein modell,%:\u00fc[1]#?.safetensors")
+    second = write(sound(), folder / "sound.safetensors")
+    law = (
+        '[[suppress]]\nrule = "WT004"\nreason = "a <new> & \\u0001 head"\n[severity]\n'
+        'WT005 = "note"\n[require]\nmetadata = ["license"]\n[limits]\nbytes = 1\n'
+    )
+    (folder / "law.toml").write_text(law)
+    return first, second, str(folder / "law.toml")
+
+
+def test_odd_names_paths_and_every_severity_keep_both_published_schemas(capsys, odd_models):
+    first, second, law = odd_models
+    run_ = sarif(capsys, first, second, "--policy", law)
+    assert {result["level"] for result in run_["results"]} == {"error", "warning", "note"}
+    assert any("suppressions" in result for result in run_["results"])
+    assert any("logicalLocations" not in r["locations"][0] for r in run_["results"])
+    _, text = output(capsys, first, second, "--policy", law, "--format", "junit")
+    official_junit().validate(text)
+
+
+def test_rules_are_shown_to_people_not_to_ci(capsys):
+    for options in (("--list-rules",), ("--explain", "WT001")):
+        for rendering in ("sarif", "junit", "github"):
+            assert output(capsys, *options, "--format", rendering)[0] == 2
+        assert output(capsys, *options, "--format", "json")[0] == 0
 
 
 def test_sarif_is_valid_and_complete(capsys, files, tmp_path):
@@ -204,6 +268,7 @@ def test_junit_keeps_the_rules_of_its_schema(capsys, files, tmp_path):
         "--format",
         "junit",
     )
+    official_junit().validate(text)
     root = ElementTree.fromstring(text)
     assert root.tag == "testsuites"
     assert [suite.attrib["id"] for suite in root] == ["0", "1", "2"]
@@ -211,6 +276,7 @@ def test_junit_keeps_the_rules_of_its_schema(capsys, files, tmp_path):
         assert set(SUITE) <= set(suite.attrib) <= {*SUITE, "skipped"}
         assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}", suite.attrib["timestamp"])
         cases = suite.findall("testcase")
+        assert len(suite.find("properties"))  # Jenkins' older schema refuses an empty list
         order = ["properties", *["testcase"] * len(cases), "system-out", "system-err"]
         assert [child.tag for child in suite] == order
         assert int(suite.attrib["tests"]) == len(cases)

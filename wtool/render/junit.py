@@ -1,7 +1,8 @@
 """The findings of a check as JUnit XML: a suite for each model, a case for each rule and finding.
 
-Source: the schema of Apache Ant's JUnit reports (Windy Road). It wants a time and a host; both are
-fixed, so that the same findings give the same bytes. Errors and warnings fail, notes are output.
+Source: the schemas of Apache Ant (Windy Road) and of Jenkins (junit-4, junit-10). The first wants a
+time and a host, which are fixed, so that the same findings give the same bytes; the second wants a
+property where there are properties. Errors and warnings fail, notes are output.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _suite(
     yield (
         f'  <testsuite name={name} package="wtool" id="{number}" tests="{tests}" '
         f'failures="{len(failing)}" errors="0" skipped="{len(skipped)}" {_FIXED}>\n'
-        "    <properties/>\n"
+        '    <properties><property name="tool" value="wtool"/></properties>\n'
     )
     for row in failing:
         kind, message = _attribute(row["severity"]), _attribute(row["message"])
