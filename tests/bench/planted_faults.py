@@ -101,7 +101,7 @@ def _reset_bias(state: dict[str, torch.Tensor], name: str) -> None:
     """A trained bias would show that the layer was trained."""
     layer = name.rpartition(".")[0]
     for key in state:
-        if key.rpartition(".")[0] == layer and key.rpartition(".")[2].startswith("bias"):
+        if key.rpartition(".")[0] == layer and "bias" in key.rpartition(".")[2]:
             state[key] = torch.zeros_like(state[key])
 
 

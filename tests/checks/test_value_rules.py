@@ -120,6 +120,69 @@ def test_an_untrained_model_gives_one_finding_for_all(tmp_path):
     assert [hit.finding.tensor for hit in hits] == [None]
 
 
+def many_layers(change):
+    """40 layers, each weight as `change` makes it from a trained one."""
+    model = {}
+    for number in range(40):
+        part = {
+            name: value for name, value in sound(number).items() if name.startswith("blocks.1.c")
+        }
+        for name, value in part.items():
+            model[name.replace(".1.", f".{number}.")] = change(value).astype(np.float32)
+    return model
+
+
+def judged(monkeypatch):
+    """The names of the weights that are judged from now on."""
+    from wtool.layers import initialisation
+
+    names = []
+    original = initialisation.judge
+
+    def judge(tensor, checkpoint):
+        if tensor.role == "weight":
+            names.append(tensor.name)
+        return original(tensor, checkpoint)
+
+    monkeypatch.setattr(initialisation, "judge", judge)
+    return names
+
+
+def test_a_few_speak_for_a_large_model_that_was_never_trained(tmp_path, monkeypatch):
+    model = many_layers(lambda value: fresh(value) if value.ndim > 1 else value * 0)
+    names = judged(monkeypatch)
+    (hit,) = outcomes(write(model, tmp_path / "m.safetensors"), only=("WT012",))
+    assert hit.finding.message.startswith("40 of 40 weights have scale, mean and tails")
+    assert "all of 14 looked at closely" in hit.finding.message
+    assert len(names) == 14
+
+
+def test_half_of_a_large_model_is_judged_weight_by_weight(tmp_path, monkeypatch):
+    fresh_ones = many_layers(lambda value: fresh(value) if value.ndim > 1 else value * 0)
+    trained = many_layers(lambda value: value)
+    model = {n: (fresh_ones if int(n.split(".")[1]) % 3 else trained)[n] for n in trained}
+    hits = outcomes(write(model, tmp_path / "m.safetensors"), only=("WT012",))
+    assert [hit.finding.message[:28] for hit in hits] == ["26 of 40 weights look as an "]
+
+
+def test_a_weight_whose_moments_no_scheme_has_is_not_read_again(tmp_path, monkeypatch):
+    """At the scale of PyTorch's default, but with heavy tails, or with a mean."""
+    scale = 1 / np.sqrt(3 * 24)
+
+    def heavy(value):
+        return value * scale / value.std() if value.ndim > 1 else value
+
+    def shifted(value):
+        return fresh(value) * 0.98 + 0.2 * scale if value.ndim > 1 else value * 0
+
+    names = judged(monkeypatch)
+    for change in (heavy, shifted):
+        assert (
+            outcomes(write(many_layers(change), tmp_path / "m.safetensors"), only=("WT012",)) == []
+        )
+    assert names == []
+
+
 def test_tied_weights_are_no_copies(tmp_path):
     torch = pytest.importorskip("torch")
     weight = torch.from_numpy(sound()[CONV])
