@@ -81,7 +81,7 @@ def bench_large(folder: str) -> str:
     target = os.path.join(folder, "large.safetensors")
     lines = []
     for arguments in (("convert", path, target), ("cast", path, target, "--to", "bfloat16")):
-        seconds, peak = run_once(wtool(*arguments))
+        seconds, peak, _ = run_once(wtool(*arguments))
         lines.append(f"one tensor of 2 GB, {arguments[0]}: {seconds:.1f} s, {peak / 1e6:.0f} MB\n")
     os.remove(target)
     return "".join(lines)

@@ -1,6 +1,8 @@
 """The model of the benches: 370 million parameters in 292 tensors, a decoder of 24 blocks.
 
 python tests/bench/make_model.py FOLDER --dtype float32 --size full writes full-float32.pth there.
+It looks as an initialiser left it; with --trained, full-float32-trained.pth does not: its rows are
+of unequal strength and share directions.
 """
 
 from __future__ import annotations
@@ -42,14 +44,19 @@ def shapes(size: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "ln_f.bias", (width,)
 
 
-def make_model(folder: str, dtype: str = "float32", size: str = "full") -> str:
-    """Path of `size`-`dtype`.pth in `folder`, written by torch.save where it is not there yet."""
-    path = os.path.join(folder, f"{size}-{dtype}.pth")
+def make_model(
+    folder: str, dtype: str = "float32", size: str = "full", *, trained: bool = False
+) -> str:
+    """Path of `size`-`dtype`.pth in `folder`, written by torch.save where it is not there yet.
+
+    trained: `size`-`dtype`-trained.pth, whose weights do not look fresh.
+    """
+    path = os.path.join(folder, f"{size}-{dtype}{'-trained' if trained else ''}.pth")
     if os.path.exists(path):
         return path
     if "torch" not in sys.modules and __name__ != "__main__":
         # In a process of its own: a child's peak memory counts from that of the parent that forks.
-        arguments = [folder, "--dtype", dtype, "--size", size]
+        arguments = [folder, "--dtype", dtype, "--size", size, *(["--trained"] if trained else [])]
         subprocess.run(
             [sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL
         )
@@ -61,6 +68,10 @@ def make_model(folder: str, dtype: str = "float32", size: str = "full") -> str:
     for name, shape in shapes(size):
         if len(shape) == 2:
             values = torch.randn(shape, generator=generator) * 0.02
+            if trained:
+                values *= torch.exp(torch.randn((shape[0], 1), generator=generator) * 0.4)
+                common = torch.randn((8, shape[1]), generator=generator) * 0.004
+                values += torch.randn((shape[0], 8), generator=generator) @ common
         elif name.endswith(("ln_1.weight", "ln_2.weight")):
             values = torch.ones(shape) + torch.randn(shape, generator=generator) * 0.05
         else:
@@ -77,9 +88,11 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--trained", action="store_true")
     chosen = parser.parse_args()
     os.makedirs(chosen.folder, exist_ok=True)
-    sys.stdout.write(make_model(chosen.folder, chosen.dtype, chosen.size) + "\n")
+    path = make_model(chosen.folder, chosen.dtype, chosen.size, trained=chosen.trained)
+    sys.stdout.write(path + "\n")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the runs of one command took: seconds each, and the largest peak memory in bytes."""
+    """What the runs of one command took: seconds, processor seconds and peak bytes of each."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -34,13 +35,21 @@ class Measurement:
         """Largest resident set of any run."""
         return max(self.peaks)
 
+    def processor_ratio(self, other: Measurement) -> float:
+        """Processor time over that of another: the median over the turns that both had."""
+        turns = zip(self.processor, other.processor, strict=True)
+        return statistics.median(own / theirs for own, theirs in turns)
+
 
 # A user's shell sets none of these: they compile every source anew, or flush every line.
 _NOT_SET = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 
 
-def run_once(command: Sequence[str]) -> tuple[float, int]:
-    """(seconds, peak bytes) of one run; its output is thrown away; RuntimeError where it fails."""
+def run_once(command: Sequence[str]) -> tuple[float, int, float]:
+    """(seconds, peak bytes, processor seconds) of one run, its output thrown away.
+
+    RuntimeError where it fails.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_SET}
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
@@ -50,7 +59,7 @@ def run_once(command: Sequence[str]) -> tuple[float, int]:
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * unit
+    return seconds, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime
 
 
 def compare(commands: Mapping[str, Sequence[str]], repeats: int = 5) -> list[Measurement]:
@@ -58,10 +67,11 @@ def compare(commands: Mapping[str, Sequence[str]], repeats: int = 5) -> list[Mea
     results = [Measurement(name) for name in commands]
     for turn in range(repeats + 1):
         for result, command in zip(results, commands.values(), strict=True):
-            seconds, peak = run_once(command)
+            seconds, peak, processor = run_once(command)
             if turn:
                 result.seconds.append(seconds)
                 result.peaks.append(peak)
+                result.processor.append(processor)
     return results
 
 

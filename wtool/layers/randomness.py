@@ -177,11 +177,11 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
             break
         beside[step] = norm
         basis[step] = vector / norm
-        vector = (gram * basis[step]).sum(axis=1)
+        vector = np.einsum("ij,j->i", gram, basis[step])
         diagonal[step] = inner(vector, basis[step])
         for _ in range(2):  # once leaves rounding behind
-            overlap = (basis[: step + 1] * vector).sum(axis=1)
-            vector = vector - (basis[: step + 1] * overlap[:, None]).sum(axis=0)
+            overlap = np.einsum("ij,j->i", basis[: step + 1], vector)
+            vector = vector - np.einsum("ij,i->j", basis[: step + 1], overlap)
     small = np.diag(diagonal[:steps]) + np.diag(beside[1:steps], 1) + np.diag(beside[1:steps], -1)
     return float(np.linalg.eigvalsh(small)[-1])
 
