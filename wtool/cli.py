@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -155,6 +154,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _trace() -> None:
     if os.environ.get("WTOOL_DEBUG") == "1":
+        import traceback
+
         sys.stderr.write(traceback.format_exc())
 
 

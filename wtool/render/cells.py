@@ -9,7 +9,8 @@ from typing import Any
 from wtool.errors import escape_controls
 from wtool.report import Bins, Column, Report
 
-_SPARKS = "▁▂▃▄▅▆▇█"
+# Eight heights of a bar of a histogram.
+SPARKS = "▁▂▃▄▅▆▇█"
 _INTEGERS = frozenset((int,))
 
 
@@ -80,4 +81,4 @@ def cell(value: Any) -> str:
 def sparkline(counts: Bins) -> str:
     """One block a bin, as high as its count; what holds anything differs from what is empty."""
     most = max(counts, default=0)
-    return "".join(_SPARKS[-(-count * 7 // most)] if count else " " for count in counts)
+    return "".join(SPARKS[-(-count * 7 // most)] if count else " " for count in counts)

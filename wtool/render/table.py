@@ -1,16 +1,22 @@
-"""A Report as a table for a terminal."""
+"""A Report as a table for a terminal, in the look of tabulate's "simple".
+
+tabulate itself is asked only where a cell may be wider or narrower than its number of characters:
+to import it takes longer than to list a model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
-from wtool.render.cells import columns_of_text, is_numeric, visible
+from wtool.render.cells import SPARKS, columns_of_text, is_numeric, visible
 from wtool.report import Report
 
-# Beyond this many rows tabulate takes seconds; rows then stream with widths from plain measuring.
+# Beyond this many rows tabulate takes seconds; each character is then taken for one place.
 STREAM_ROWS = 2_000
+# tabulate's own: a column is at least this much wider than its header.
+HEADER_PADDING = 2
+# Characters that take one place in every terminal.
+_ONE_PLACE = frozenset((*map(chr, range(32, 127)), *SPARKS))
 
 
 def render(report: Report) -> Iterator[str]:
@@ -19,29 +25,31 @@ def render(report: Report) -> Iterator[str]:
         yield report.title + "\n"
     columns = visible(report)
     if report.rows and columns:
+        headers = [c.name for c in columns]
         numeric = [is_numeric(report, c) for c in columns]
         texts = columns_of_text(report, columns)
-        if len(report.rows) > STREAM_ROWS:
-            yield from _stream([c.name for c in columns], texts, numeric)
+        is_long = len(report.rows) > STREAM_ROWS
+        if not is_long:
+            texts = [[text.strip() for text in column] for column in texts]  # as tabulate does
+        if is_long or all(map(_is_plain, [headers, *texts])):
+            yield from _stream(headers, texts, numeric)
         else:
-            yield tabulate(
-                list(zip(*texts, strict=True)),
-                headers=[c.name for c in columns],
-                tablefmt="simple",
-                colalign=["right" if n else "left" for n in numeric],
-                disable_numparse=True,
-            )
-            yield "\n"
+            yield _tabulated(headers, texts, numeric)
         if report.footer:
             yield "\n"
     for line in report.footer:
         yield line + "\n"
 
 
+def _is_plain(cells: list[str]) -> bool:
+    """Whether each cell is as wide as it has characters."""
+    return _ONE_PLACE.issuperset("".join(cells))
+
+
 def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> Iterator[str]:
-    """The same look as tabulate's "simple", for long tables."""
+    """The same bytes as `_tabulated`, in pieces, where all cells are plain."""
     widths = [
-        max(len(header), max(map(len, column)))
+        max(len(header) + HEADER_PADDING, max(map(len, column)))
         for header, column in zip(headers, texts, strict=True)
     ]
     line = "  ".join(
@@ -53,3 +61,16 @@ def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> 
     rows = list(zip(*texts, strict=True))
     for start in range(0, len(rows), STREAM_ROWS):
         yield "".join((line % row).rstrip() + "\n" for row in rows[start : start + STREAM_ROWS])
+
+
+def _tabulated(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> str:
+    from tabulate import tabulate
+
+    text: str = tabulate(
+        list(zip(*texts, strict=True)),
+        headers=headers,
+        tablefmt="simple",
+        colalign=["right" if right else "left" for right in numeric],
+        disable_numparse=True,
+    )
+    return text + "\n"
