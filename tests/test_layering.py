@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # These three see everything below them; `__init__` is the library's face, `__main__` the command's.
 FACES = {"commands", "cli", "__init__", "__main__"}
 # Formats that wrap files of any other format, and so ask the table of formats to open them.
-WRAPPERS = {"sharded", "model_directory", "torch_distributed", "keras_shards"}
+WRAPPERS = {"sharded", "model_directory", "keras_shards"}
 # No formats: they say what an unclaimed path is.
 EXPLANATIONS = {"unknown", "unknown_directory"}
 

@@ -10,14 +10,15 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Tensor
-from wtool.dialects.tf_graph import Graph, read_meta_graph, read_saved_model
-from wtool.dialects.tf_kinds import spread_to_siblings, variable_kinds
-from wtool.encodings import strict_json
 from wtool.encodings.protobuf import LENGTH, expect, fields, text
 from wtool.errors import InputError
 from wtool.sources import FileSource, read_bytes
+
+if TYPE_CHECKING:
+    from wtool.dialects.tf_graph import Graph
 
 # A larger graph (it holds constants, or a sea of operations) is left unread.
 MAX_GRAPH_BYTES = 64 << 20
@@ -87,6 +88,8 @@ def state_kinds(
             except InputError as error:
                 notes.append(f"{os.path.basename(path)} not used: {error}")
     if graph is not None:
+        from wtool.dialects.tf_kinds import spread_to_siblings, variable_kinds
+
         ranks: dict[str, set[int]] = {}
         for tensor, name in zip(tensors, own_names, strict=True):
             if name and tensor.role not in ("optimizer", "ema", "other"):
@@ -130,6 +133,8 @@ def _read(path: str, notes: list[str]) -> bytes | None:
 
 
 def _parse(path: str, data: bytes, notes: list[str]) -> Graph | None:
+    from wtool.dialects.tf_graph import read_meta_graph, read_saved_model
+
     try:
         return read_meta_graph(data) if path.endswith(".meta") else read_saved_model(data)
     except InputError as error:
@@ -139,6 +144,8 @@ def _parse(path: str, data: bytes, notes: list[str]) -> Graph | None:
 
 def _classes(data: bytes) -> dict[tuple[str, ...], str]:
     """Kind by path in the object graph, from a SavedMetadata: nodes with 3 path and 5 JSON."""
+    from wtool.encodings import strict_json
+
     classes: dict[tuple[str, ...], str] = {}
     for item in fields(data):
         if item[0] != 1:

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 
 from wtool.dialects.tf_bundle import DATA_NAME
-from wtool.dialects.tf_state import MODEL_FIELD, read_state, state_prefix
 from wtool.encodings.protobuf import read_varint
 from wtool.encodings.sorted_table import FOOTER_BYTES, has_magic, open_table
 from wtool.errors import UsageError, WtoolError
@@ -148,6 +147,8 @@ def _at_prefix(path: str) -> Target | None:
 
 
 def _from_state(path: str) -> Target:
+    from wtool.dialects.tf_state import read_state, state_prefix
+
     state = read_state(path)
     prefix, note = state_prefix(state, path)
     prefix = V1_SHARD_PATTERN.sub("", prefix)
@@ -178,5 +179,7 @@ def _starts_as_v1(head: bytes) -> bool:
 
 def _is_state(source: Source) -> bool:
     """Whether the file names a checkpoint, as opposed to any other file called `checkpoint`."""
+    from wtool.dialects.tf_state import MODEL_FIELD
+
     head = bytes(read_bytes(source, 0, min(source.size, 65536)))
     return MODEL_FIELD.encode() in head

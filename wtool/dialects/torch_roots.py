@@ -29,9 +29,10 @@ _MODEL = frozenset(
 )
 # ...and these do where all other branches are known to be something else.
 _PERHAPS_MODEL = frozenset(("module", "net", "network", "params", "weights", "backbone_state_dict"))
-_EMA = re.compile(r"(^|_)(ema|swa|shadow|averaged|averages)(_|$|\d)|^ema|ema$")
-_OPTIMIZER = re.compile(r"optim|^opt(_|$)|^opts?_state")
-_OTHER = re.compile(
+# Patterns are text: `re` compiles each where it is first asked for.
+_EMA = r"(^|_)(ema|swa|shadow|averaged|averages)(_|$|\d)|^ema|ema$"
+_OPTIMIZER = r"optim|^opt(_|$)|^opts?_state"
+_OTHER = (
     r"rng|random_state|sched|scaler|(^|_)amp(_|$)|callbacks|loops|hyper_parameters|hparams|"
     r"criterion|(^|_)loss|trainer|sampler|dataloader|metrics?(_|$)"
 )
@@ -40,11 +41,11 @@ _OTHER = re.compile(
 def role_of_branch(name: str) -> str | None:
     """ "optimizer", "ema" or "other" where the name of a branch says so, else None."""
     name = name.lower()
-    if _OPTIMIZER.search(name):
+    if re.search(_OPTIMIZER, name):
         return "optimizer"
-    if _EMA.search(name):
+    if re.search(_EMA, name):
         return "ema"
-    if _OTHER.search(name):
+    if re.search(_OTHER, name):
         return "other"
     return None
 
@@ -106,7 +107,7 @@ def role_outside(leaf: Leaf, root: tuple[str, ...]) -> str | None:
 
 def _is_model(name: str) -> bool:
     name = name.lower()
-    return name in _MODEL or name in _PERHAPS_MODEL or _EMA.search(name) is not None
+    return name in _MODEL or name in _PERHAPS_MODEL or re.search(_EMA, name) is not None
 
 
 def _model_branch(leaves: Sequence[Leaf], depth: int) -> tuple[str | None, list[str]]:

@@ -111,12 +111,11 @@ class Format:
 
 
 # Modules in this folder, in the order in which they are asked. Order only saves time: claims are
-# exclusive.
-_MODULES = (
+# exclusive. These claim files...
+_OF_FILES = (
     "safetensors",
     "torch_zip",
     "sharded",
-    "model_directory",
     "npy",
     "npz",
     "keras_archive",
@@ -127,10 +126,10 @@ _MODULES = (
     "torch_tar",
     "torch_script",
     "torch_export",
-    "torch_distributed",
-    "tf_bundle",
-    "tf_v1",
 )
+# ...these directories too, and these what is no file itself: a prefix of file names.
+_OF_DIRECTORIES = ("model_directory", "torch_distributed")
+_OF_PREFIXES = ("tf_bundle", "tf_v1")
 
 
 def refuse_root(root: str | None, container: str) -> None:
@@ -141,18 +140,25 @@ def refuse_root(root: str | None, container: str) -> None:
 
 def formats() -> tuple[Format, ...]:
     """Every format that wtool reads."""
-    return tuple(import_module(f"wtool.formats.{module}").FORMAT for module in _MODULES)
+    return tuple(_format(module) for module in (*_OF_FILES, *_OF_DIRECTORIES, *_OF_PREFIXES))
 
 
 def find_format(probe: Probe) -> Format:
     """The format that claims `probe`; an InputError that says what the path is where none does."""
-    for module in _MODULES:
-        candidate: Format = import_module(f"wtool.formats.{module}").FORMAT
+    files = _OF_FILES if probe.is_file else ()
+    directories = _OF_DIRECTORIES if probe.is_file or probe.is_directory else ()
+    for module in (*files, *directories, *_OF_PREFIXES):
+        candidate = _format(module)
         if candidate.claims(probe):
             return candidate
     from wtool.formats.unknown import explain
 
     explain(probe)
+
+
+def _format(module: str) -> Format:
+    row: Format = import_module(f"wtool.formats.{module}").FORMAT
+    return row
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint:

@@ -7,14 +7,17 @@ Tensors are in the order of their bytes, which is the order that the reference's
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import BY_SAFETENSORS
-from wtool.encodings.safetensors_header import MAX_HEADER_NBYTES, Header, read_header
 from wtool.errors import WtoolError
 from wtool.extents import Strided
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import Source
+
+if TYPE_CHECKING:
+    from wtool.encodings.safetensors_header import Header
 
 JSON_WHITESPACE = b" \t\r\n"
 # `{"format": "pt"}` says which framework wrote the file, whatever a tensor may be called.
@@ -24,14 +27,18 @@ WRITER_KEYS = frozenset({"format"})
 def claims(probe: Probe) -> bool:
     """A sound header length, then an opening brace."""
     head = probe.head
-    if len(head) < 10 or head.startswith(b"PK\x03\x04"):
+    if len(head) < 10 or not head[8:].lstrip(JSON_WHITESPACE).startswith(b"{"):
         return False
+    from wtool.encodings.safetensors_header import MAX_HEADER_NBYTES
+
     length = int.from_bytes(head[:8], "little")
-    return 0 < length <= MAX_HEADER_NBYTES and head[8:].lstrip(JSON_WHITESPACE).startswith(b"{")
+    return 0 < length <= MAX_HEADER_NBYTES and not head.startswith(b"PK\x03\x04")
 
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """The tensors of one file; every rule of the header is checked, no tensor byte is read."""
+    from wtool.encodings.safetensors_header import read_header
+
     refuse_root(root, "a safetensors file")
     source = probe.source
     header = read_header(source)

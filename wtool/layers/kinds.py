@@ -35,36 +35,36 @@ KINDS = (
 # (branches of a block are stored before it).
 _BACK = 8
 
-# What the name of a layer suggests, in the order in which it is asked.
+# What the name of a layer suggests, in the order in which it is asked, whatever the case. Patterns
+# are text: `re` compiles each where it is first asked for.
 _HINTS = (
-    ("norm", re.compile(r"norm|(^|_)(bn|ln|gn)\d*($|_)|^ln_|^grn$", re.IGNORECASE)),
-    ("depthwise", re.compile(r"depthwise|(^|_)dw|dw(_|$|conv)", re.IGNORECASE)),
-    ("transposed", re.compile(r"deconv|transpose|^up_?conv", re.IGNORECASE)),
-    ("dense", re.compile(r"proj|^embed_out$|unembed|^lm_head$", re.IGNORECASE)),
+    ("norm", r"norm|(^|_)(bn|ln|gn)\d*($|_)|^ln_|^grn$"),
+    ("depthwise", r"depthwise|(^|_)dw|dw(_|$|conv)"),
+    ("transposed", r"deconv|transpose|^up_?conv"),
+    ("dense", r"proj|^embed_out$|unembed|^lm_head$"),
     (
         "embedding",
-        re.compile(
+        (
             r"embed|^(wte|wpe|shared|emb|codebook)$|(^|_)emb$|^(tok|pos|word)_emb|_tokens?$|lookup|"
-            r"^relative_attention_bias$",
-            re.IGNORECASE,
+            r"^relative_attention_bias$"
         ),
     ),
     (
         "dense",
-        re.compile(
+        (
             r"linear|dense|logits|classifier|predictions|pooler|mlp|ffn|qkv|reduction|router|gate|"
             r"^decoder$|head$|^(fc|ff|ffw?)\d*(_.*)?$|(^|_)(query|key|value|attn|attention)\d*(_.*)?$|"
             r"^to_|^(lm|head|score|up|down)\d*(_.*)?$|^(out|output)\d*$|^[qkvo]$|^w[123qkvo]$|"
-            r"^qk$|^wi(_\d)?$|^lora_[AB]$",
-            re.IGNORECASE,
+            r"^qk$|^wi(_\d)?$|^lora_[AB]$"
         ),
     ),
 )
-_RECURRENT_CELL = re.compile(
-    r"(basic_|layer_norm_basic_)?(lstm|gru|rnn|lstm_block|coupled_input_forget_gate_lstm)_cell(_\d+)?"
+_RECURRENT_CELL = (
+    r"(basic_|layer_norm_basic_)?"
+    r"(lstm|gru|rnn|lstm_block|coupled_input_forget_gate_lstm)_cell(_\d+)?"
 )
-_ATTENTION_PART = re.compile(r"(query|key|value|attention_output|output)(_dense)?")
-_EMBEDDING_LEAF = re.compile(r".*embeddings?(_table)?")
+_ATTENTION_PART = r"(query|key|value|attention_output|output)(_dense)?"
+_EMBEDDING_LEAF = r".*embeddings?(_table)?"
 # Names that a reparametrised weight goes by, the one with the weight's own shape.
 _REPARAMETRISED = (
     "weight.original1",
@@ -110,7 +110,9 @@ class KindFinder:
             last = rest
         known = self.hints.get(last)
         if known is None:
-            known = next((hint for hint, pattern in _HINTS if pattern.search(last)), "")
+            known = next(
+                (hint for hint, pattern in _HINTS if re.search(pattern, last, re.IGNORECASE)), ""
+            )
             self.hints[last] = known
         return known
 
@@ -197,8 +199,8 @@ class KindFinder:
         if rank == 2:
             if last in ("gates", "candidate"):
                 last = layer.split("/")[-2] if "/" in layer else last
-            return "recurrent" if _RECURRENT_CELL.fullmatch(last) else "dense"
-        if rank == 3 and _ATTENTION_PART.fullmatch(last):
+            return "recurrent" if re.fullmatch(_RECURRENT_CELL, last) else "dense"
+        if rank == 3 and re.fullmatch(_ATTENTION_PART, last):
             return "attention"
         if not 3 <= rank <= 5:
             return "unknown"
@@ -219,7 +221,7 @@ class KindFinder:
 
 def kind_of_leaf(leaf: str, tensor: Tensor) -> str:
     """Kind of one tensor that is a layer of its own: TensorFlow's bare `word_embeddings`."""
-    if len(tensor.extent.shape) == 2 and _EMBEDDING_LEAF.fullmatch(leaf):
+    if len(tensor.extent.shape) == 2 and re.fullmatch(_EMBEDDING_LEAF, leaf):
         return "embedding"
     return "unknown"
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 
+# Patterns are text: `re` compiles each where it is first asked for, and most files ask for none.
+
 # Between a layer and the parameter that `torch.nn.utils.parametrize` takes apart.
 _PARAMETRIZATIONS = ".parametrizations."
 # What TensorFlow and Keras append to a variable's own name.
-_VARIABLE_SUFFIX = re.compile(r"(/\.ATTRIBUTES/VARIABLE_VALUE|:\d+)$")
+_VARIABLE_SUFFIX = r"(/\.ATTRIBUTES/VARIABLE_VALUE|:\d+)$"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -52,12 +54,12 @@ OPTIMIZER_LEAVES = _words(
     "beta1_power beta2_power"
 )
 # TensorFlow slots: "<variable>/<slot>"; a second slot of the same optimizer gets "_1".
-_SLOT = re.compile(
+_SLOT = (
     r"(Adam|Adamax|AdaMax|Momentum|RMSProp|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|"
     r"AdamWeightDecayOptimizer|LAMB|LARSOptimizer|GradientDescent|PowerSign|AddSign|AdamW|Nadam|"
     r"adam_[mv]|lamb_[mv]|slot_v[cr]?|slot_m)(_\d+)?"
 )
-_SHADOW = re.compile(r"ExponentialMovingAverage(_\d+)?|ema|EMA|shadow")
+_SHADOW = r"ExponentialMovingAverage(_\d+)?|ema|EMA|shadow"
 
 # First component of a name -> role of everything below it.
 BRANCH_ROLES = {
@@ -76,18 +78,18 @@ BRANCH_ROLES = {
 _KERAS_OPTIMIZERS = _words(
     "training Adam AdamW Adamax Nadam Adagrad Adadelta RMSprop SGD Ftrl Lion Adafactor"
 )
-_KERAS_OPTIMIZER = re.compile(
+_KERAS_OPTIMIZER = (
     r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)(/|$)"
 )
 
-_BUFFER = re.compile(
+_BUFFER = (
     r"(running|moving)_(mean|var|variance|std|avg)|"
     r".*_(mask|masks|idx|idxs|index|indices|ids|quant_state|zero_point|cached|buffer)|"
     r"(weight|bias)\.\d+\._[uv]|masks?|idx|index|indices|ids|.*_observer|.*_scaling_factor|"
     r"quant_state(\..*)?|bitsandbytes__.*|.*inv_freq"
 )
-_BIAS = re.compile(r"bias(es)?[_.].*|.*_bias|.*_beta")
-_WEIGHT = re.compile(r"weights?[_.].*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)")
+_BIAS = r"bias(es)?[_.].*|.*_bias|.*_beta"
+_WEIGHT = r"weights?[_.].*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)"
 
 
 def split_leaf(name: str) -> tuple[str, str]:
@@ -97,7 +99,7 @@ def split_leaf(name: str) -> tuple[str, str]:
     PyTorch, "conv.parametrizations.weight.original0", is "weight.original0" of "conv".
     """
     if name[-1:] in "0123456789E" and ("/.ATTRIBUTES/" in name or ":" in name):
-        name = _VARIABLE_SUFFIX.sub("", name)
+        name = re.sub(_VARIABLE_SUFFIX, "", name)
     cut = name.find(_PARAMETRIZATIONS)
     if cut >= 0:
         return name[:cut], name[cut + len(_PARAMETRIZATIONS) :]
@@ -128,20 +130,20 @@ def role_of_leaf(leaf: str) -> str | None:
         return "optimizer"
     if leaf in OTHER_LEAVES:
         return "other"
-    if _BUFFER.fullmatch(leaf):
+    if re.fullmatch(_BUFFER, leaf):
         return "buffer"
-    if _BIAS.fullmatch(leaf):
+    if re.fullmatch(_BIAS, leaf):
         return "bias"
-    if _WEIGHT.fullmatch(leaf):
+    if re.fullmatch(_WEIGHT, leaf):
         return "weight"
     return None
 
 
 def role_of_slot(leaf: str) -> str | None:
     """Role of "<variable>/<leaf>" in TensorFlow, "optimizer" or "ema"; None for no slot name."""
-    if _SLOT.fullmatch(leaf):
+    if re.fullmatch(_SLOT, leaf):
         return "optimizer"
-    if _SHADOW.fullmatch(leaf):
+    if re.fullmatch(_SHADOW, leaf):
         return "ema"
     return None
 
@@ -150,6 +152,6 @@ def role_of_branch(path: str) -> str | None:
     """Role of everything in the branch that a path lies in, None for an ordinary path."""
     first = path.partition(".")[0].partition("/")[0]
     role = BRANCH_ROLES.get(first)
-    if role is None and first in _KERAS_OPTIMIZERS and _KERAS_OPTIMIZER.match(path):
+    if role is None and first in _KERAS_OPTIMIZERS and re.match(_KERAS_OPTIMIZER, path):
         return "optimizer"
     return role
