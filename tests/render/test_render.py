@@ -10,7 +10,7 @@ import sys
 from tabulate import tabulate
 
 from wtool.render import RENDERINGS, render
-from wtool.render.cells import columns_of_text, is_numeric, visible
+from wtool.render.cells import cell, is_numeric, visible
 from wtool.report import Bins, Column, Report, combine, human_bytes
 
 NAN, INF = float("nan"), float("inf")
@@ -91,9 +91,8 @@ def test_a_long_table_looks_as_a_short_one():
 def tabulated(of: Report) -> list[str]:
     """The rows of a table as tabulate sets them, which is the look that all tables have."""
     columns = visible(of)
-    texts = columns_of_text(of, columns)
     return tabulate(
-        list(zip(*texts, strict=True)),
+        [[cell(row.get(c.name)) for c in columns] for row in of.rows],
         headers=[c.name for c in columns],
         tablefmt="simple",
         colalign=["right" if is_numeric(of, c) else "left" for c in columns],

@@ -7,7 +7,9 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.commands import report_command
 from wtool.commands.grouping import join_names
+from wtool.extents import Strided
 from wtool.report import Column, Report, human_bytes
+from wtool.sources import Source, absolute
 
 _COLUMNS = (
     Column("name"),
@@ -40,31 +42,35 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
     aliases = checkpoint.aliases
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
-    file_names: dict[tuple[str, ...], str] = {}
+    file_names: dict[Source | tuple[str, ...], str] = {}
     rows = []
-    totals = {"tensors": len(checkpoint), "count": 0, "nbytes": 0}
+    total_count = total_nbytes = 0
     for tensor in checkpoint:
-        alias = aliases.get(tensor.name)
-        count, nbytes, source = tensor.count, tensor.nbytes, tensor.source
+        name, extent = tensor.name, tensor.extent
+        alias = aliases.get(name)
+        count, nbytes = extent.count, tensor.nbytes
         if alias is None:
-            totals["count"] += count
-            totals["nbytes"] += nbytes
-        files = (source.name,) if source is not None else tensor.files or (default_file,)
-        if files not in file_names:
-            file_names[files] = join_names(files)
+            total_count += count
+            total_nbytes += nbytes
+        place = extent.source if isinstance(extent, Strided) else tensor.files
+        file = file_names.get(place)
+        if file is None:
+            paths = place if isinstance(place, tuple) else (absolute(place, 0)[0].name,)
+            file = file_names[place] = join_names(paths or (default_file,))
         rows.append(
             {
-                "name": tensor.name,
-                "dtype": tensor.dtype.name,
-                "shape": list(tensor.shape),
+                "name": name,
+                "dtype": extent.dtype.name,
+                "shape": list(extent.shape),
                 "count": count,
                 "nbytes": nbytes,
                 "role": tensor.role or "unknown",
                 "alias": alias,
-                "file": file_names[files],
+                "file": file,
                 "key": tensor.key,
             }
         )
+    totals = {"tensors": len(checkpoint), "count": total_count, "nbytes": total_nbytes}
     tied = f", {len(aliases)} tied" if aliases else ""
     parts = f", {len(checkpoint.files)} files" if several else ""
     footer = (

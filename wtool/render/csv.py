@@ -10,16 +10,29 @@ from typing import Any
 
 from wtool.report import Bins, Report
 
+# Rows of one piece of the text.
+STREAM_ROWS = 2_000
+_AS_THEY_ARE = frozenset((str, int))
+
 
 def render(report: Report) -> Iterator[str]:
     """Header and rows; totals, notes and footer belong to the other renderings."""
     names = [c.name for c in report.columns]
-    yield _line(names)
-    for row in report.rows:
-        yield _line([_raw(row.get(name)) for name in names])
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for start in range(0, len(report.rows), STREAM_ROWS):
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        for row in report.rows[start : start + STREAM_ROWS]:
+            writer.writerow([_raw(row.get(name)) for name in names])
+    yield buffer.getvalue()
 
 
 def _raw(value: Any) -> Any:
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"
@@ -31,9 +44,3 @@ def _raw(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else value
-
-
-def _line(values: list[Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()

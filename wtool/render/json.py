@@ -24,9 +24,14 @@ def render(report: Report) -> Iterator[str]:
     }
     yield _dump(head)[:-1] + ', "rows": ['
     names = [c.name for c in report.columns]
+    encode = json.JSONEncoder(allow_nan=False).encode
     separator = "\n"
     for row in report.rows:
-        yield separator + _dump({name: row.get(name) for name in names})
+        values = {name: row.get(name) for name in names}
+        try:
+            yield separator + encode(values)
+        except ValueError:
+            yield separator + _dump(values)
         separator = ",\n"
     tail = {"totals": dict(report.totals), "notes": list(report.notes)}
     yield "\n], " + _dump(tail)[1:] + "\n"

@@ -7,8 +7,9 @@ to import it takes longer than to list a model.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
-from wtool.render.cells import SPARKS, columns_of_text, is_numeric, visible
+from wtool.render.cells import SPARKS, columns_of_text, visible
 from wtool.report import Report
 
 # Beyond this many rows tabulate takes seconds; each character is then taken for one place.
@@ -26,8 +27,7 @@ def render(report: Report) -> Iterator[str]:
     columns = visible(report)
     if report.rows and columns:
         headers = [c.name for c in columns]
-        numeric = [is_numeric(report, c) for c in columns]
-        texts = columns_of_text(report, columns)
+        texts, numeric = map(list, zip(*columns_of_text(report, columns), strict=True))
         is_long = len(report.rows) > STREAM_ROWS
         if not is_long:
             texts = [[text.strip() for text in column] for column in texts]  # as tabulate does
@@ -52,15 +52,16 @@ def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> 
         max(len(header) + HEADER_PADDING, max(map(len, column)))
         for header, column in zip(headers, texts, strict=True)
     ]
-    line = "  ".join(
-        f"%{width}s" if right else f"%-{width}s"
-        for width, right in zip(widths, numeric, strict=True)
-    )
-    yield (line % tuple(headers)).rstrip() + "\n"
-    yield "  ".join("-" * width for width in widths) + "\n"
-    rows = list(zip(*texts, strict=True))
-    for start in range(0, len(rows), STREAM_ROWS):
-        yield "".join((line % row).rstrip() + "\n" for row in rows[start : start + STREAM_ROWS])
+    columns = [
+        [
+            text.rjust(width) if right else text.ljust(width)
+            for text in (header, "-" * width, *column)
+        ]
+        for header, column, width, right in zip(headers, texts, widths, numeric, strict=True)
+    ]
+    lines = map(str.rstrip, map("  ".join, zip(*columns, strict=True)))
+    while chunk := list(islice(lines, STREAM_ROWS)):
+        yield "\n".join(chunk) + "\n"
 
 
 def _tabulated(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> str:
