@@ -34,6 +34,7 @@ def report_command(
     name: str | None = None,
     models: str = "many",
     formats: Sequence[str] = FORMATS,
+    kinds: bool = True,
     command_class: type[click.Command] = click.Command,
 ) -> click.Command:
     """A click command from a function `(checkpoint, *, options...) -> Report`.
@@ -43,6 +44,7 @@ def report_command(
     one;
     "none": the function opens what it needs from its own arguments through `open_model`.
     formats: the renderings that --format offers, the first is the default.
+    kinds: whether the function asks for `layer` or `kind` of tensors.
     `jobs` and `progress` are handed to functions that take them. A function that takes `output`
     writes that file itself; its report goes to standard output. The docstring is the help.
     """
@@ -86,7 +88,7 @@ def report_command(
                 reports = []
                 for path in paths:
                     bar.restart()
-                    checkpoint = choose(open_model(path, root=root), select, exclude)
+                    checkpoint = choose(open_model(path, root=root, kinds=kinds), select, exclude)
                     reports.append(function(checkpoint, **options))
                 report = combine(reports, paths)
         show(report, format, output=target, force=force, quiet=quiet)
@@ -151,11 +153,14 @@ def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
     ]
 
 
-def open_model(path: str, *, root: str | None = None) -> Checkpoint:
-    """The checkpoint at `path`, roles assigned."""
-    import wtool
+def open_model(path: str, *, root: str | None = None, kinds: bool = True) -> Checkpoint:
+    """The checkpoint at `path` with roles; with layers and kinds unless nothing asks for them."""
+    from wtool.formats import open_checkpoint
+    from wtool.layers import assign_roles
 
-    return wtool.open(path, root=root)
+    checkpoint = open_checkpoint(path, root=root)
+    assign_roles(checkpoint, kinds=kinds)
+    return checkpoint
 
 
 def show(report: Report, format: str, *, output: str | None, force: bool, quiet: bool) -> None:

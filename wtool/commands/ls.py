@@ -159,4 +159,5 @@ COMMAND = report_command(
         callback=_one_of,
         help="List the values that are not tensors instead.",
     ),
+    kinds=False,
 )

@@ -35,6 +35,8 @@ _CLASSES = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
+# What follows 'storage', class, key, location and numel: nothing, in zip files.
+_LENGTHS = (5,)
 STORAGE_TYPES: dict[str, DType] = {
     f"{module}.{name}": BY_TORCH[dtype]
     for module in ("torch", "torch.cuda")
@@ -73,11 +75,19 @@ class StorageId:
     rest: tuple
 
 
-def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
+def read_storage_id(node: Any, *, items: tuple[int, ...] = _LENGTHS) -> StorageId:
     """What a persistent id ('storage', class, key, location, numel, ...) says.
 
     items: the lengths that the container's ids may have. MalformedInput for anything else.
     """
+    dtype, key, nbytes = _check_id(node, items)
+    location, numel = node.id[3:5]
+    place = location if isinstance(location, str) else location.decode("latin-1")
+    return StorageId(dtype, key, place, numel, nbytes, node.id[5:])
+
+
+def _check_id(node: Any, items: tuple[int, ...]) -> tuple[DType, str, int]:
+    """(element type, key, bytes) of a persistent id in which all is as it must be."""
     if type(node) is Call and node.full == "torch.storage._load_from_bytes":
         raise UnsupportedError(
             "tensor of a plain pickle, whose storage is a torch file of its own",
@@ -92,7 +102,7 @@ def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
             expected="('storage', class, key, location, numel)",
             found=f"tuple of {len(id)}" if type(id) is tuple else type(id).__name__,
         )
-    _, cls, key, location, numel = id[:5]
+    cls, key, location, numel = id[1], id[2], id[3], id[4]
     dtype = STORAGE_TYPES.get(cls.full) if type(cls) is Global else None
     if dtype is None:
         raise MalformedInput("class of a storage is unknown", found=shorten(repr(cls)))
@@ -107,8 +117,7 @@ def read_storage_id(node: Any, *, items: tuple[int, ...] = (5,)) -> StorageId:
             expected="0 to 2^63 - 1 bytes",
             found=numel if type(numel) is int and numel.bit_length() < 200 else type(numel),
         )
-    place = location if isinstance(location, str) else location.decode("latin-1")
-    return StorageId(dtype, key, place, numel, nbytes, id[5:])
+    return dtype, key, nbytes
 
 
 class StorageTable:
@@ -123,30 +132,24 @@ class StorageTable:
     ) -> None:
         self._locate = locate
         self._scope = scope
-        self._known: dict[str, tuple[StorageId, Storage]] = {}
+        self._known: dict[str, Storage] = {}
 
     def __call__(self, node: Any) -> Storage:
         """The storage that a persistent id names; MalformedInput where two ids contradict."""
-        id = read_storage_id(node)
-        known = self._known.get(id.key)
+        dtype, key, nbytes = _check_id(node, _LENGTHS)
+        known = self._known.get(key)
         if known is not None:
-            first, storage = known
-            if first.dtype is not id.dtype or first.numel != id.numel:
+            if known.dtype is not dtype or known.nbytes != nbytes:
                 raise MalformedInput(
-                    f"storage '{shorten(id.key)}' is named in two ways",
-                    expected=f"{first.numel} x {first.dtype}",
-                    found=f"{id.numel} x {id.dtype}",
+                    f"storage '{shorten(key)}' is named in two ways",
+                    expected=f"{known.nbytes // known.dtype.itemsize} x {known.dtype}",
+                    found=f"{nbytes // dtype.itemsize} x {dtype}",
                 )
-            return storage
-        source, base = self._locate(id.key, id.nbytes)
-        storage = Storage(source, base, id.nbytes, id.dtype, (self._scope, id.key))
-        self._known[id.key] = id, storage
+            return known
+        source, base = self._locate(key, nbytes)
+        storage = self._known[key] = Storage(source, base, nbytes, dtype, (self._scope, key))
         return storage
 
     def keys(self) -> set[str]:
         """Keys that were looked up so far."""
         return set(self._known)
-
-    def locations(self) -> set[str]:
-        """Devices that the storages were saved from."""
-        return {id.location for id, _ in self._known.values()}

@@ -14,6 +14,7 @@ from wtool.errors import MalformedInput
 MAX_ODD_KEYS = 4096
 MAX_KEY_ITEMS = 64
 
+ORDERED_DICT = "collections.OrderedDict"
 _SCALARS = frozenset((str, ByteText, bytes, int, float, bool, type(None)))
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 
@@ -32,6 +33,11 @@ def fold_call(function: Any, args: Any, new: bool) -> Any:
     elif type(function) is not Call:
         raise MalformedInput("call of a value that is no function", found=type(function).__name__)
     return Call(function, args, new)
+
+
+def is_folded(function: Global) -> bool:
+    """Whether a call of `function` may become data."""
+    return function.full in _FOLDS
 
 
 def store_items(target: Any, items: list[Any]) -> None:
@@ -162,7 +168,7 @@ def _newobj(function: Global, args: tuple, new: bool) -> Any:
 
 
 _FOLDS: dict[str, Callable[[Global, tuple, bool], Any]] = {
-    "collections.OrderedDict": _ordered_dict,
+    ORDERED_DICT: _ordered_dict,
     "collections.Counter": _ordered_dict,
     "collections.defaultdict": _default_dict,
     "_codecs.encode": _encode,

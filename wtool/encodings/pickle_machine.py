@@ -19,6 +19,8 @@ from wtool.encodings.pickle_fold import fold_call, store_items
 from wtool.encodings.pickle_names import modern_name
 from wtool.encodings.pickle_nodes import Dict, Global, Persistent
 from wtool.encodings.pickle_opcodes import MAX_NAME_BYTES, METHODS
+from wtool.encodings.pickle_tensors import NODES as TENSOR_NODES
+from wtool.encodings.pickle_tensors import TensorTaker
 from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput, WtoolError
 from wtool.sources import Source, read_bytes
 
@@ -142,6 +144,8 @@ class Machine:
         persistent = self.persistent
         u32, i32, methods = _U32.unpack_from, _I32.unpack_from, METHODS
         nodes = 0
+        # What an outside object stands for may refuse it, at its own place.
+        taker = TensorTaker(data, memo, mentions) if persistent is Persistent else None
         try:
             while True:  # the most frequent opcodes of a large state dict come first
                 op = data[position]
@@ -158,6 +162,14 @@ class Machine:
                     stack.append(data[position])
                     position += 1
                 elif op == 0x68:  # BINGET
+                    taken = taker.take(position - 1) if taker and not far else None
+                    if taken is not None:
+                        value, position = taken
+                        stack.append(value)
+                        nodes += TENSOR_NODES
+                        if nodes > MAX_NODES:
+                            raise UnsafeInput("too many objects", expected=f"at most {MAX_NODES}")
+                        continue
                     index = data[position]
                     value = memo[index] if index < len(memo) else far[index]
                     if type(value) is Global:

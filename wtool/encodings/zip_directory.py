@@ -38,10 +38,12 @@ _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 class ZipDirectory:
     """The members of one zip file, by name. Built by `read_directory`."""
 
-    def __init__(self, source: Source, members: dict[str, Member]) -> None:
+    def __init__(
+        self, source: Source, members: dict[str, Member], folded: dict[str, Member]
+    ) -> None:
         self.source = source
         self.members = members
-        self._folded: dict[str, str] | None = None
+        self._folded = folded  # by name in lower case
         self._starts: dict[str, int] = {}
 
     def names(self) -> list[str]:
@@ -51,12 +53,7 @@ class ZipDirectory:
     def find(self, name: str) -> Member | None:
         """The member of that name: exactly, else with case ignored, as torch looks it up."""
         member = self.members.get(name)
-        if member is None:
-            if self._folded is None:
-                self._folded = {known.lower(): known for known in self.members}
-            known = self._folded.get(name.lower())
-            member = None if known is None else self.members[known]
-        return member
+        return self._folded.get(name.lower()) if member is None else member
 
     def check_headers(self, members: Iterable[Member]) -> None:
         """Read and check the local headers of `members`, neighbours with one read.
@@ -168,6 +165,6 @@ def read_directory(source: Source) -> ZipDirectory:
     try:
         count, offset, nbytes = find_directory(source)
         data = bytes(read_bytes(source, offset, nbytes))
-        return ZipDirectory(source, read_members(data, count, offset))
+        return ZipDirectory(source, *read_members(data, count, offset))
     except WtoolError as error:
         raise error.locate(path=source.name) from error.__cause__

@@ -49,8 +49,10 @@ class Member(NamedTuple):
     limit: int
 
 
-def read_members(data: bytes, count: int, directory_offset: int) -> dict[str, Member]:
-    """The entries of the central directory `data`, by name, in its order."""
+def read_members(
+    data: bytes, count: int, directory_offset: int
+) -> tuple[dict[str, Member], dict[str, Member]]:
+    """The entries of the central directory `data`, in its order: by name, by lower-case name."""
     rows = []
     position = 0
     size = len(data)
@@ -92,15 +94,16 @@ def read_members(data: bytes, count: int, directory_offset: int) -> dict[str, Me
             found=f"{size - position} bytes left",
         )
     limits = _next_headers(rows, directory_offset)
-    members = {}
+    members, folded = {}, {}
     for (header, raw, method, crc, packed, nbytes), limit in zip(rows, limits, strict=True):
         name = _decode_name(raw, header)
-        members[name] = Member(name, raw, method, crc, packed, nbytes, header, limit)
-    if len({name.lower() for name in members}) != count:
+        member = Member(name, raw, method, crc, packed, nbytes, header, limit)
+        members[name] = folded[name.lower()] = member
+    if len(folded) != count:
         raise UnsafeInput(
             "two zip members with one name, case ignored", found=repr(_first_double(rows))
         )
-    return members
+    return members, folded
 
 
 def _next_headers(rows: list[tuple], directory_offset: int) -> list[int]:

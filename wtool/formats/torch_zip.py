@@ -12,15 +12,20 @@ from wtool.encodings.zip_directory import read_directory
 from wtool.errors import WtoolError
 from wtool.formats import Format, Probe
 
+PICKLE = "/data.pkl"
+
 
 def claims(probe: Probe) -> bool:
     """Zip files with a member `X/data.pkl` and no `X/constants.pkl`, which is TorchScript."""
-    names = probe.zip_names
-    if not names:
+    directory = probe.zip_directory
+    if directory is None:
         return False
-    folded = {name.lower() for name in names}
-    prefixes = {name[: -len("/data.pkl")] for name in folded if name.endswith("/data.pkl")}
-    return any("/" not in prefix and f"{prefix}/constants.pkl" not in folded for prefix in prefixes)
+    names = [name for name in directory.members if name[-len(PICKLE) :].lower() == PICKLE]
+    folders = [name[: -len(PICKLE)] for name in names]
+    return any(
+        "/" not in folder and directory.find(f"{folder}/constants.pkl") is None
+        for folder in folders
+    )
 
 
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:

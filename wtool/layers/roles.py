@@ -24,8 +24,10 @@ _LEARNABLE_KINDS = ("float", "complex")
 MODEL_BRANCHES = frozenset(("state_dict", "model_state_dict", "model_state", "params"))
 
 
-def assign_roles(checkpoint: Checkpoint) -> None:
+def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     """Fill `role`, `layer` and `kind` of every tensor where the reader left None; reads no values.
+
+    kinds: False leaves `layer` and `kind` as they are.
 
     A parameter is a weight or a bias. A floating tensor of a model that no name calls state is a
     weight (`cls_token`); an integer one is a buffer, for nothing can be learned in integers, unless
@@ -47,7 +49,8 @@ def assign_roles(checkpoint: Checkpoint) -> None:
                     tensor.role = branch
     _assign_undecided(undecided, evident)
     _unlearn_frozen_norms(modules)
-    _assign_kinds(modules)
+    if kinds:
+        _assign_kinds(modules)
 
 
 def _group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Members]:
