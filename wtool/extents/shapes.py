@@ -29,18 +29,20 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Strides in elements of a contiguous array in C order."""
+    if len(shape) == 1:
+        return (1,)
     strides = []
     step = 1
     for size in reversed(shape):
         strides.append(step)
-        step *= max(size, 1)
+        step *= size or 1
     return tuple(reversed(strides))
 
 
 def element_span(shape: Sequence[int], strides: Sequence[int], first: int) -> tuple[int, int]:
     """(lowest, highest + 1) element index that a strided view touches; equal for none."""
     low = high = first
-    for size, stride in zip(shape, strides, strict=True):
+    for size, stride in zip(shape, strides, strict=False):  # `strict` is slow; ranks are equal
         if size == 0:
             return first, first
         if stride < 0:

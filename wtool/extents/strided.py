@@ -56,30 +56,30 @@ class Strided(Extent):
         self.base = base
         self.storage_nbytes = storage_nbytes
         self.dtype = dtype
-        self.shape = check_shape(shape)
-        self.count = math.prod(self.shape)
+        self.shape = shape = check_shape(shape)
+        self.count = count = math.prod(shape)
         self.first = first
-        self.bits = dtype.bits if bits is None else bits
-        self.strides = c_strides(self.shape) if strides is None else tuple(strides)
+        self.bits = bits = dtype.bits if bits is None else bits
         self.big_endian = big_endian and dtype.itemsize > dtype.components
         self.conj = conj
         self.neg = neg
         self.storage = (source.name, base) if storage is None else storage
-        if len(self.strides) != len(self.shape):
-            raise MalformedInput(
-                "strides and shape differ in rank",
-                expected=len(self.shape),
-                found=len(self.strides),
-            )
         if strides is None:
-            self.low, self.high = first, first + self.count
+            self.strides = c_strides(shape)
+            low, high = first, first + count
         else:
-            self.low, self.high = element_span(self.shape, self.strides, first)
-        if self.high > self.low and (self.low < 0 or self.high * self.bits > storage_nbytes * 8):
+            self.strides = strides = tuple(strides)
+            if len(strides) != len(shape):
+                raise MalformedInput(
+                    "strides and shape differ in rank", expected=len(shape), found=len(strides)
+                )
+            low, high = element_span(shape, strides, first)
+        self.low, self.high = low, high
+        if high > low and (low < 0 or high * bits > storage_nbytes * 8):
             raise MalformedInput(
                 "storage too short",
                 offset=base,
-                expected=f"elements {self.low} to {self.high} of {self.bits} bits",
+                expected=f"elements {low} to {high} of {bits} bits",
                 found=f"{storage_nbytes} bytes",
             )
         if base < 0 or storage_nbytes < 0 or base + storage_nbytes > source.size:

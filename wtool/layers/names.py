@@ -11,7 +11,7 @@ import re
 # Patterns are text: `re` compiles each where it is first asked for, and most files ask for none.
 
 # Between a layer and the parameter that `torch.nn.utils.parametrize` takes apart.
-_PARAMETRIZATIONS = ".parametrizations."
+PARAMETRIZATIONS = ".parametrizations."
 # What TensorFlow and Keras append to a variable's own name.
 _VARIABLE_SUFFIX = r"(/\.ATTRIBUTES/VARIABLE_VALUE|:\d+)$"
 
@@ -100,9 +100,9 @@ def split_leaf(name: str) -> tuple[str, str]:
     """
     if name[-1:] in "0123456789E" and ("/.ATTRIBUTES/" in name or ":" in name):
         name = re.sub(_VARIABLE_SUFFIX, "", name)
-    cut = name.find(_PARAMETRIZATIONS)
+    cut = name.find(PARAMETRIZATIONS)
     if cut >= 0:
-        return name[:cut], name[cut + len(_PARAMETRIZATIONS) :]
+        return name[:cut], name[cut + len(PARAMETRIZATIONS) :]
     cut = max(name.rfind("."), name.rfind("/"))
     return (name[:cut], name[cut + 1 :]) if cut >= 0 else ("", name)
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
-from wtool.layers.names import BRANCH_ROLES, role_of_branch, role_of_leaf, role_of_slot, split_leaf
+from wtool.layers.names import (
+    BRANCH_ROLES,
+    PARAMETRIZATIONS,
+    role_of_branch,
+    role_of_leaf,
+    role_of_slot,
+    split_leaf,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +64,10 @@ def _group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Members]:
     """Module path -> last component -> tensor, both in stored order."""
     modules: dict[str, Members] = {}
     for name, tensor in tensors.items():
-        module, leaf = split_leaf(name)
+        if "/" in name or ":" in name or PARAMETRIZATIONS in name:
+            module, leaf = split_leaf(name)
+        else:
+            module, _, leaf = name.rpartition(".")
         members = modules.get(module)
         if members is None:
             members = modules[module] = {}
