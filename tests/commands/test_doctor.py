@@ -16,6 +16,7 @@ from planting import sound
 
 import wtool
 from wtool.cli import run
+from wtool.errors import TruncatedInput
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
@@ -133,6 +134,21 @@ def test_a_cut_archive_says_in_which_tensor(tmp_path, share):
     assert f"{lost} of {len(sound())} tensors are not whole" in row["found"]
     if here:
         assert f"tensor '{here[0]}'" in row["found"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_every_command_names_the_tensor_that_a_cut_archive_ends_in(tmp_path, share):
+    whole = save(tmp_path / "whole.pth", tensors())
+    size = int(Path(whole).stat().st_size * share)
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(Path(whole).read_bytes()[:size])
+    first = next(t.name for t in wtool.open(whole) if t.offset + t.nbytes > size)
+    with pytest.raises(TruncatedInput) as caught:
+        wtool.open(str(cut))
+    assert caught.value.path == str(cut)
+    assert caught.value.tensor == first
+    assert f"cut at byte {size:,}" in str(caught.value)
+    assert "fetch the file again" in str(caught.value)
 
 
 @pytest.mark.parametrize(

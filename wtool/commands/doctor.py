@@ -130,7 +130,7 @@ def _diagnose(
 
 def _unreadable(path: str, error: InputError) -> Symptom:
     """The symptom of a file that cannot be read; a zip file that was cut is looked into."""
-    from wtool.checks.cut_archive import describe_cut
+    from wtool.dialects.cut_zip import find_cut
     from wtool.sources import FileSource
 
     problem, mend = next(_KINDS[kind] for kind in type(error).__mro__ if kind in _KINDS)
@@ -138,7 +138,8 @@ def _unreadable(path: str, error: InputError) -> Symptom:
     if isinstance(error, TruncatedInput) and error.path == path:
         # A folder or a prefix cannot be looked into; the error says what is known.
         with contextlib.suppress(InputError):
-            found = describe_cut(FileSource(path)) or found
+            cut = find_cut(FileSource(path))
+            found = cut.text if cut else found
     return Symptom(problem, error.tensor or path, found, "", mend)
 
 

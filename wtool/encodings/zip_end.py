@@ -36,7 +36,7 @@ def find_directory(source: Source) -> tuple[int, int, int]:
             "zip file without the end record of its directory: cut short, or not a zip file",
             expected="PK\\5\\6 within the last 65,557 bytes",
             found=f"none in {source.size} bytes",
-            hint="if a download was cut, fetch it again; wtool doctor names the tensor it ends in",
+            hint="if a download was cut, fetch it again",
         )
     end_offset = tail_start + at
     _, disk, first_disk, here, count, nbytes, offset, comment = _END.unpack_from(tail, at)

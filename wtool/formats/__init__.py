@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint
-from wtool.errors import UsageError, WtoolError
+from wtool.errors import TruncatedInput, UsageError, WtoolError
 from wtool.sources import Descriptors, FileSource, Source, read_bytes
 
 if TYPE_CHECKING:
@@ -76,7 +76,12 @@ class Probe:
             return None
         from wtool.encodings.zip_directory import read_directory
 
-        return read_directory(self.source)
+        try:
+            return read_directory(self.source)
+        except TruncatedInput as error:
+            from wtool.dialects.cut_zip import explain_cut
+
+            raise explain_cut(self.source, error) from None
 
     @cached_property
     def zip_names(self) -> frozenset[str]:

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from wtool.encodings.pickle_nodes import Call, Dict, Persistent
+from wtool.encodings.pickle_nodes import Call
+from wtool.encodings.pickle_walk import walk
 from wtool.encodings.zip_directory import ZipDirectory, read_directory
 from wtool.extents import Extent, Strided, Tiled
 from wtool.sources import FileSource, read_bytes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
     from wtool.checks.subject import Subject
 
-MAX_NODES = 1_000_000
 MAX_TEXT = 1 << 20
 TORCH_ZIPS = ("torch-zip", "torchscript", "torch-export")
 # Formats whose pickle torch.load reads.
@@ -52,34 +52,6 @@ def strided(extent: Extent) -> Iterator[Strided]:
     elif isinstance(extent, Tiled):
         for _, piece in extent.pieces:
             yield from strided(piece)
-
-
-def walk(*roots: Any) -> Iterator[Any]:
-    """Every node of a pickle below `roots`, each container once, at most MAX_NODES of them."""
-    pending = list(roots)
-    seen: set[int] = set()
-    for _ in range(MAX_NODES):
-        if not pending:
-            return
-        node = pending.pop()
-        if isinstance(node, list | tuple | dict | Call | Persistent):
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-        yield node
-        if isinstance(node, Dict):
-            for key, value in node.pairs():
-                pending += (value, key)
-            pending += (node.state, node.args)
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                pending += (value, key)
-        elif isinstance(node, list | tuple):
-            pending.extend(node)
-        elif isinstance(node, Call):
-            pending += (node.args, node.state, node.items, node.pairs, node.kwargs, node.function)
-        elif isinstance(node, Persistent):
-            pending.append(node.id)
 
 
 def texts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 
 from wtool.checkpoint import Checkpoint
 from wtool.checks import Finding, Rule
-from wtool.checks.files.containers import as_text, texts, walk
+from wtool.checks.files.containers import as_text, texts
 from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Dict
+from wtool.encodings.pickle_walk import walk
 
 _HOME = re.compile(
     r"(?<![\w.:/-])(?:/home/|/Users/|[A-Za-z]:\\(?:Users|Documents and Settings)\\)([\w.-]{1,64})"

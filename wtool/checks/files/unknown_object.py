@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
-from wtool.checks.files.containers import walk
 from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Call
+from wtool.encodings.pickle_walk import walk
 
 # Values of the standard library and NumPy that every program can rebuild.
 _PLAIN = ("collections.", "builtins.", "_codecs.", "pathlib.", "datetime.", "numpy.", "torch.")

@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
-from wtool.checks.files.containers import walk, zip_files
+from wtool.checks.files.containers import zip_files
 from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Persistent
+from wtool.encodings.pickle_walk import walk
 
 _STORAGE = re.compile(r"[^/]*/data/([^/]+)")
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from wtool.checks.files.containers import walk
 from wtool.dialects.torch_storages import read_storage_id
 from wtool.encodings.pickle_machine import parse_source
 from wtool.encodings.pickle_nodes import Call, Dict, Persistent
-from wtool.errors import InputError, WtoolError
+from wtool.encodings.pickle_walk import walk
+from wtool.errors import InputError, TruncatedInput, WtoolError
 from wtool.sources import Source, read_bytes
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -46,8 +46,31 @@ class Names:
     tensors: dict[str, list[str]]
 
 
-def describe_cut(source: Source) -> str | None:
-    """Where a torch zip file without its end was cut, in a sentence; None where that is unclear."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a file was cut, in a sentence, and the tensor that it ends in or that is lost first."""
+
+    text: str
+    tensor: str | None
+
+
+def explain_cut(source: Source, error: TruncatedInput) -> TruncatedInput:
+    """The error of a zip file without its directory, as `error` reports it, with what is lost."""
+    try:
+        cut = find_cut(source)
+    except InputError:
+        cut = None
+    if cut is None:
+        return error
+    return TruncatedInput(
+        f"zip file without its directory: {cut.text}",
+        tensor=cut.tensor,
+        hint="fetch the file again, and compare its size and SHA-256",
+    )
+
+
+def find_cut(source: Source) -> Cut | None:
+    """Where a torch zip file without its end was cut; None where that is unclear."""
     names = Names({}, {})
     records: list[Record] = []
     for record in _records(source, names):
@@ -60,6 +83,7 @@ def describe_cut(source: Source) -> str | None:
         return None
     last = records[-1]
     whole = {r.name.rpartition("/")[2] for r in records if "/data/" in r.name}
+    here: list[str] | None = None
     if last.stop > source.size:
         have = source.size - last.start
         text = f"cut at byte {source.size:,}: {have:,} of {last.stop - last.start:,} bytes"
@@ -71,8 +95,10 @@ def describe_cut(source: Source) -> str | None:
     else:
         text = f"cut at byte {source.size:,}, behind the record '{last.name}'"
     total = sum(map(len, names.tensors.values()))
-    lost = sum(len(some) for key, some in names.tensors.items() if key not in whole)
-    return f"{text}; {lost:,} of {total:,} tensors are not whole" if total else text
+    lost = [name for key, some in names.tensors.items() if key not in whole for name in some]
+    if total:
+        text += f"; {len(lost):,} of {total:,} tensors are not whole"
+    return Cut(text, next(iter(here or lost), None))
 
 
 def _records(source: Source, names: Names) -> Iterator[Record]:
