@@ -96,6 +96,15 @@ def test_a_lost_tie_is_told_from_a_lost_tensor(tmp_path):
     assert problems(alone, against=tied) == [("tie missing", "head.weight")]
 
 
+def test_a_difference_of_every_tensor_still_fits_on_one_screen(tmp_path, reference):
+    halves = {name: value.half() for name, value in tensors().items()}
+    rows = wtool.doctor(save(tmp_path / "half.pth", halves), against=reference).rows
+    same = [row for row in rows if row["problem"] == "dtype"]
+    assert len(same) == 9
+    assert same[-1]["where"] == "..."
+    assert same[-1]["found"] == f"{len(halves) - 8} more"
+
+
 def test_a_list_of_names_serves_as_reference(tmp_path, reference):
     path = tmp_path / "names.txt"
     lines = [f"{t.name} {'x'.join(map(str, t.shape)) or 'scalar'}" for t in wtool.open(reference)]

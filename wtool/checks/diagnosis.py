@@ -144,13 +144,21 @@ def compare(checkpoint: Checkpoint, expected: Expected) -> Iterator[Symptom]:
             f"tied to '{owner}'",
             "call model.tie_weights() after loading, or load with strict=False",
         )
+    if len(ties) > MOST:
+        yield _more("tie missing", len(ties) - MOST)
     lost = [name for name in missing if name not in ties]
     yield from _listed("missing key", lost, "no such tensor", expected, checkpoint)
     surplus = [own for name, own in names.items() if name not in wanted]
     yield from _listed("unexpected key", surplus, "a tensor", expected, checkpoint)
+    shown: dict[str, int] = {}
     for name, own in names.items():
-        if name in wanted:
-            yield from _fit(checkpoint, own, *wanted[name])
+        for symptom in _fit(checkpoint, own, *wanted[name]) if name in wanted else ():
+            shown[symptom.problem] = shown.get(symptom.problem, 0) + 1
+            if shown[symptom.problem] <= MOST:
+                yield symptom
+    for problem, number in shown.items():
+        if number > MOST:
+            yield _more(problem, number - MOST)
 
 
 def find_prefix(mine: set[str], wanted: set[str]) -> tuple[str, str]:
@@ -198,8 +206,11 @@ def _listed(
             mend = command(checkpoint.path, "--exclude", name)
         yield Symptom(problem, name, found, said, mend)
     if len(names) > MOST:
-        more = len(names) - MOST
-        yield Symptom(problem, "...", f"{more:,} more", "", "wtool diff shows all")
+        yield _more(problem, len(names) - MOST)
+
+
+def _more(problem: str, number: int) -> Symptom:
+    return Symptom(problem, "...", f"{number:,} more", "", "wtool diff shows all")
 
 
 def _fit(
