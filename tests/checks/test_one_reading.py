@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from planting import outcomes, sound, write
 import wtool
 from wtool.checks.subject import Subject
 from wtool.checks.unit_probes import UnitProbes, find_suspects, number_probes, probe
+from wtool.errors import InputError
 from wtool.kernels import measure as measuring
 from wtool.sources import FileSource
 
@@ -145,3 +147,35 @@ def test_many_equal_units_are_compared_in_linear_time(tmp_path):
     (hit,) = outcomes(path, only=("WT011",))
     assert hit.finding.message.startswith("19,999 of 20,000 output units repeat another")
     assert hit.finding.index == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits-cnn.keras", "digits-cnn.npz", "digits-cnn-tf-shards", "digits-cnn-tf1-partitioned"],
+)
+def test_sums_taken_while_measuring_find_what_a_reading_of_their_own_finds(tmp_path, name):
+    """Members that hold many tensors, headers between them, shards, a tensor in slices."""
+    source = FIXTURES / name
+    path = tmp_path / name
+    if source.is_dir():
+        shutil.copytree(source, path)
+    else:
+        shutil.copy(source, path)
+    files = [Path(f) for f in wtool.open(str(path)).files if ".index" not in f]
+    found = 0
+    for _ in range(12):
+        file = files[DRAW.integers(len(files))]
+        whole = file.read_bytes()
+        data = bytearray(whole)
+        data[DRAW.integers(len(data) // 8, len(data) * 7 // 8)] ^= 1 << DRAW.integers(8)
+        file.write_bytes(data)
+        try:
+            alone = outcomes(str(path), only=("WT047",))
+            together = outcomes(str(path), only=("WT001", "WT003", "WT047"))
+        except InputError:
+            continue  # a header was hit
+        finally:
+            file.write_bytes(whole)
+        assert [o for o in together if o.rule.code == "WT047"] == alone
+        found += len(alone)
+    assert found >= 4
