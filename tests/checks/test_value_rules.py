@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from planting import outcomes, sound, write
 
+from wtool.checks.values.scale import median_without
+
 DRAW = np.random.default_rng(7)
 CONV = "blocks.3.conv.weight"
 
@@ -197,3 +199,12 @@ def test_tied_weights_are_no_copies(tmp_path):
     assert outcomes(str(tmp_path / "tied.pth"), only=("WT014",)) == []
     hits = outcomes(str(tmp_path / "copied.pth"), only=("WT014",))
     assert [hit.finding.tensor for hit in hits] == ["b.weight"]
+
+
+def test_the_median_of_the_siblings_is_that_of_all_others():
+    for count in range(2, 9):
+        values = sorted(DRAW.integers(0, 6, count).tolist())
+        for own in values:
+            others = values.copy()
+            others.remove(own)
+            assert median_without(values, own) == np.median(others)

@@ -14,7 +14,7 @@ values, all weights with two or more dimensions.
 
 from __future__ import annotations
 
-import statistics
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from wtool.checkpoint import Tensor
@@ -33,35 +33,36 @@ ABSOLUTE = 1e6
 def find(subject: Subject) -> Iterator[Finding]:
     """A finding for each weight whose scale is out of place."""
     groups: dict[tuple[str, int], list[tuple[Tensor, Facts]]] = {}
-    everything = []
+    everything: list[float] = []
     for tensor, facts in subject.measured("weight"):
         if tensor.dtype.kind != "float" or not root_mean_square(facts):
             continue
         groups.setdefault((tensor.kind or "", len(tensor.shape)), []).append((tensor, facts))
         if len(tensor.shape) >= 2:
-            everything.append((tensor, facts))
+            everything.append(root_mean_square(facts))
+    every_scale = sorted(everything)
     for members in groups.values():
+        scales = sorted(root_mean_square(facts) for _, facts in members)
         for tensor, facts in members:
-            siblings, factor, what = members, FACTOR, f"{len(members) - 1} siblings"
+            siblings, factor, what = scales, FACTOR, f"{len(members) - 1} siblings"
             if len(members) <= MIN_SIBLINGS:
-                if len(everything) <= MIN_SIBLINGS or len(tensor.shape) < 2:
+                if len(every_scale) <= MIN_SIBLINGS or len(tensor.shape) < 2:
                     siblings = []
                 else:
-                    siblings, factor = everything, WIDE_FACTOR
-                    what = f"{len(everything) - 1} other weights"
+                    siblings, factor = every_scale, WIDE_FACTOR
+                    what = f"{len(every_scale) - 1} other weights"
             yield from _judge(tensor, facts, siblings, factor, what)
 
 
 def _judge(
     tensor: Tensor,
     facts: Facts,
-    siblings: list[tuple[Tensor, Facts]],
+    siblings: list[float],
     factor: float,
     what: str,
 ) -> Iterator[Finding]:
     own = root_mean_square(facts)
-    others = [root_mean_square(other) for sibling, other in siblings if sibling is not tensor]
-    middle = statistics.median(others) if others else None
+    middle = median_without(siblings, own) if len(siblings) > 1 else None
     if middle and not 1 / factor <= own / middle <= factor:
         word = "larger" if own > middle else "smaller"
         ratio = own / middle if own > middle else middle / own
@@ -77,6 +78,17 @@ def _judge(
             tensor.name,
             value=facts.abs_max,
         )
+
+
+def median_without(ordered: list[float], own: float) -> float:
+    """The median of two or more rising values after one that equals `own` is taken out."""
+    place = bisect_left(ordered, own)
+    rest = len(ordered) - 1
+
+    def nth(index: int) -> float:
+        return ordered[index + (index >= place)]
+
+    return (nth((rest - 1) // 2) + nth(rest // 2)) / 2
 
 
 RULE = Rule(
