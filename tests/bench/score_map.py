@@ -3,76 +3,68 @@
     python tests/bench/score_map.py [--all]
 
 Prints one line per pair and order of tensors: of all tensors of the PyTorch side, how many are
-matched `certain` right and wrong, `ordered` right and wrong, and how many are `ambiguous`. The
-truth is the preset, which other tests prove by running both models. "sorted" is the order in which
-safetensors files and TensorFlow's index keep names: an order that says nothing.
+matched `certain` right and wrong, `ordered` right and wrong, and how many are `ambiguous`. "sorted"
+is the order in which safetensors files and TensorFlow's index keep names: an order that says
+nothing. Exit code 1 where a certain match is wrong. See map_pairs for the pairs and the truth.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conversion"))
 
-from model_zoo import FIRST_PAIRS, PAIRS, keras_rows, make_checkpoint, torch_rows
+from map_pairs import (
+    FIRST_PAIRS,
+    PAIRS,
+    Pair,
+    applications,
+    hugging_face,
+    tensorflow_1,
+    trained,
+)
 
-from wtool.checkpoint import Checkpoint
 from wtool.conversion.drafts import propose, rows
-from wtool.conversion.presets import find_preset, preset_rows
 
 COLUMNS = ("certain right", "certain wrong", "ordered right", "ordered wrong", "ambiguous")
 
 
-def truth_of(a: Checkpoint, b: Checkpoint) -> dict[str, str]:
-    """Tensors of side a -> tensors of side b, as the preset pairs them."""
-    preset = find_preset(a, b)
-    if preset is None:
-        raise SystemExit("no preset covers the pair: the score needs one for the truth")
-    found = preset_rows(preset, a, b)
-    return {row["a"]: row["b"] for row in found if row.get("a") and row.get("b")}
-
-
-def score(a: Checkpoint, b: Checkpoint) -> Counter[str]:
+def score(pair: Pair) -> Counter[str]:
     """Tensors of side a by COLUMNS."""
-    truth = truth_of(a, b)
     counts: Counter[str] = Counter()
-    for row in rows(propose(a, b, values=False)):
-        source = row.get("a")
-        if source is None or source not in truth:
-            continue
-        if row["grade"] == "ambiguous":
-            counts["ambiguous"] += 1
-        else:
-            right = truth[source] == row.get("b")
-            counts[f"{row['grade']} {'right' if right else 'wrong'}"] += 1
+    for row in rows(propose(pair.a, pair.b, values=False)):
+        names = [name for name in (row.get("a") or "").split(", ") if name in pair.truth]
+        found = frozenset((row.get("b") or "").split(", "))
+        for name in names:
+            right = pair.truth[name] == found
+            grade = row["grade"]
+            verdict = "" if grade == "ambiguous" else " right" if right else " wrong"
+            counts[grade + verdict] += 1
     return counts
 
 
-def load_pair(name: str, names: tuple[str, ...], *, ordered: bool) -> tuple[Checkpoint, Checkpoint]:
-    """Both sides of a pair; `names`: all pairs that are asked for, built at once."""
-    source = torch_rows(names)[name]
-    target = keras_rows(tuple(PAIRS[n] for n in names))[PAIRS[name]]
-    if ordered:
-        return make_checkpoint(source, "torch-zip"), make_checkpoint(target, "keras_weights_h5")
-    return (
-        make_checkpoint(sorted(source), "safetensors"),
-        make_checkpoint(sorted(target), "tensorflow"),
-    )
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="all sizes of each family")
     names = tuple(PAIRS) if parser.parse_args().all else FIRST_PAIRS
-    say(f"{'pair':20} {'order':8} {'tensors':>8}  " + "  ".join(f"{c:>13}" for c in COLUMNS))
-    for name in names:
-        for order in ("defined", "sorted"):
-            counts = score(*load_pair(name, names, ordered=order == "defined"))
-            numbers = "  ".join(f"{counts[c]:>13}" for c in COLUMNS)
-            say(f"{name:20} {order:8} {counts.total():>8}  {numbers}")
+    say(f"{'pair':36} {'order':8} {'tensors':>8}  " + "  ".join(f"{c:>13}" for c in COLUMNS))
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        for pair in itertools.chain(
+            applications(names), hugging_face(files), tensorflow_1(files), trained()
+        ):
+            for order, ordered in (("defined", pair), ("sorted", pair.sorted())):
+                counts = score(ordered)
+                wrong += counts["certain wrong"]
+                numbers = "  ".join(f"{counts[c]:>13}" for c in COLUMNS)
+                say(f"{pair.name:36} {order:8} {counts.total():>8}  {numbers}")
+    return 1 if wrong else 0
 
 
 def say(line: str) -> None:
@@ -81,4 +73,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

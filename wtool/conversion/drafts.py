@@ -63,7 +63,8 @@ def propose(
     undecided = set()
     for match in pairing.matches:
         if match.a.label not in layouts:
-            kind = match.kind
+            # TensorFlow 1 has tables without a leaf of their own: they lie as PyTorch's do.
+            kind = "raw" if match.a.is_tensor or match.b.is_tensor else match.kind
             layouts[match.a.label] = (kind, options_of(match.a, match.b, kind))
             if kind == "linear" and match.a.label in suspects:
                 undecided.add(match.a.label)
@@ -207,8 +208,8 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
     if kind == "raw":
         body = [
             "[[rule]]",
-            f"a = {quote(escape(match.a.members[''].name))}",
-            f"b = {quote(escape(match.b.members[''].name))}",
+            f"a = {quote(escape(_single(match.a)))}",
+            f"b = {quote(escape(_single(match.b)))}",
             f"evidence = {quote(evidence)}",
         ]
     else:
@@ -226,6 +227,12 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             *([] if grade == "ambiguous" else [f"evidence = {quote(evidence)}"]),
         ]
     return lines + [line if written else f"# {line}" for line in body]
+
+
+def _single(unit: Unit) -> str:
+    """The name of the one tensor of a unit."""
+    (tensor,) = unit.members.values()
+    return tensor.name
 
 
 def _one_sided(match: Match, kind: str) -> list[str]:

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wtool.conversion.name_laws import Law, family_of, find_laws, normal_form
+from wtool.conversion.name_laws import Law, family_of, find_laws
+from wtool.conversion.unit_names import (
+    forms_of,
+    keras_form,
+    numbers_of,
+    torch_form,
+    without_numbers,
+)
 from wtool.conversion.units import Trait, Unit
 
 if TYPE_CHECKING:
@@ -108,35 +115,21 @@ def in_stored_order(checkpoint: Checkpoint) -> bool:
 
 
 def _pair_names(matcher: _Matcher) -> None:
-    """Units with the same words and numbers in their names, alone on both sides."""
-    forms_a, forms_b = _by(matcher.open_a, _form_a), _by(matcher.open_b, _form_b)
-    for form, ones in forms_a.items():
-        others = forms_b.get(form, [])
-        if len(ones) == len(others) == 1 and matcher.compatible(ones[0], others[0]):
+    """Units with the same words and numbers in their names, alone on both sides.
+
+    Not where the two sides count otherwise: of layers 0 to 2 and 1 to 3, none has the same name.
+    """
+    forms_a, forms_b = forms_of(matcher.a, torch_form), forms_of(matcher.b, keras_form)
+    counts_a, counts_b = numbers_of(forms_a), numbers_of(forms_b)
+    for form in forms_a:
+        ones = [label for label in forms_a[form] if label in matcher.open_a]
+        others = [label for label in forms_b.get(form, ()) if label in matcher.open_b]
+        if (
+            len(ones) == len(others) == 1
+            and counts_a[without_numbers(form)] == counts_b[without_numbers(form)]
+            and matcher.compatible(ones[0], others[0])
+        ):
             matcher.pair(ones[0], others[0], "certain", "same name")
-
-
-def _form_a(unit: Unit) -> tuple[str, ...]:
-    if not unit.cell:
-        return normal_form(unit.path)
-    layer = unit.cell.partition("_reverse")[0]
-    number = "" if layer in ("", "_l0") else layer
-    return (*normal_form(unit.path + number), "backward" if "_reverse" in unit.cell else "forward")
-
-
-_CELLS = {"lstm_cell", "gru_cell", "simple_rnn_cell", "cell"}
-
-
-def _form_b(unit: Unit) -> tuple[str, ...]:
-    if "recurrent_kernel" not in unit.members:
-        return normal_form(unit.path)
-    parts = unit.path.split("/")
-    if len(parts) > 1 and parts[-1] in _CELLS:
-        parts.pop()
-    direction = "forward"
-    if len(parts) > 1 and parts[-1].startswith(("forward", "backward")):
-        direction = parts.pop().partition("_")[0]
-    return (*normal_form("/".join(parts)), direction)
 
 
 def _pair_unique(matcher: _Matcher) -> bool:
@@ -333,12 +326,3 @@ def _pair_ordered(matcher: _Matcher) -> list[tuple[list[Unit], list[Unit]]]:
         for one, other in zip(ones, others, strict=True):
             matcher.pair(one.label, other.label, "ordered", f"order among {len(ones)} equals")
     return left
-
-
-def _by(
-    units: Mapping[str, Unit], form: Callable[[Unit], tuple[str, ...]]
-) -> dict[tuple[str, ...], list[str]]:
-    found: dict[tuple[str, ...], list[str]] = {}
-    for label, unit in units.items():
-        found.setdefault(form(unit), []).append(label)
-    return found

@@ -63,6 +63,11 @@ class Unit:
         """What tells it apart in one checkpoint."""
         return self.path + self.cell
 
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor that stands alone, and no layer."""
+        return "" in self.members
+
 
 def is_torch(checkpoint: Checkpoint) -> bool:
     """Whether names are those of a PyTorch state dict; else they are Keras's or TensorFlow's."""

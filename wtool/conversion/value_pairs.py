@@ -69,9 +69,10 @@ def find_same_values(a: Sequence[Unit], b: Sequence[Unit]) -> list[ValuePair]:
 
 def confirm(a: Unit, b: Unit, kind: str) -> ValuePair | None:
     """The pair, if laying out `a` as a layer of that kind gives every bit of `b`."""
-    if kind == "raw":
-        same = same_bits(a.members[""].extent, b.members[""].extent)
-        return ValuePair(a.label, b.label, kind, {}) if same else None
+    if a.is_tensor or b.is_tensor:
+        (one,), (other,) = a.members.values(), b.members.values()
+        same = same_bits(one.extent, other.extent)
+        return ValuePair(a.label, b.label, "raw", {}) if same else None
     for tried, options in _layouts(a, b, kind):
         try:
             if _is_same(a, b, tried, options):
@@ -159,7 +160,7 @@ def _key(
     unit: Unit, kind: str, side: int, cache: dict[int, Signature | None]
 ) -> tuple[Signature, ...] | None:
     """The signatures of the unit's required parts, None where values are missing or do not vary."""
-    if kind == "raw":
+    if unit.is_tensor:
         only = _signature(unit.members[""], cache)
         return (only,) if only is not None and only.varied else None
     parts = []
