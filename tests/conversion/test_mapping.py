@@ -54,6 +54,10 @@ def refuse(text: str) -> str:
         ),
         (HEAD + LINEAR + '[[ignore]]\nside = "a"\nname = "x"\n', "line 9: [ignore] lacks 'reason'"),
         (
+            HEAD + LINEAR + '[[ignore]]\nside = "a"\nname = "x"\nreason = ""\n',
+            "line 9: leaves a tensor out and gives no reason",
+        ),
+        (
             HEAD + LINEAR + '[[tied]]\nside = "c"\nname = "x"\nsame_as = "y"\n',
             "line 9: side is 'a' or 'b'",
         ),
@@ -73,6 +77,12 @@ def refuse(text: str) -> str:
 )
 def test_a_mistake_is_named_with_its_line(text, message):
     assert message in refuse(text)
+
+
+def test_notes_of_blocks_are_notes_of_the_mapping():
+    text = HEAD + 'notes = ["all"]\n' + LINEAR + 'note = "eps differs"\n'
+    text += '[[rule]]\na = ["x", "y"]\nb = "z"\nop = ["concat 0 2"]\nnote = "joined"\n'
+    assert parse_mapping(text).notes == ("all", "fc: eps differs", "x, y: joined")
 
 
 def test_constants_of_the_caller_take_the_place_of_the_files():

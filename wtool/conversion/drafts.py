@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
 from wtool.conversion.layer_rules import TORCH_KERAS
-from wtool.conversion.toml_text import escape, quote, value_text
+from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
 
@@ -257,14 +257,10 @@ def _group(ones: Sequence[Unit], others: Sequence[Unit]) -> list[str]:
         lines += ["# [[layer]]", f'# kind = "{kind}"', f"# a = {quote(escape(ones[0].path))}"]
         lines.append('# b = ""')
     elif ones or others:
-        side, unit = ("a", ones[0]) if ones else ("b", others[0])
-        name = next(iter(unit.members.values())).name
-        lines += [
-            "# [[ignore]]",
-            f'# side = "{side}"',
-            f"# name = {quote(escape(name))}",
-            '# reason = ""',
-        ]
+        side, units = ("a", ones) if ones else ("b", others)
+        for tensor in (t for unit in units for t in unit.members.values()):
+            ignore = table("ignore", side=side, name=escape(tensor.name), reason="")
+            lines += [f"# {line}" for line in ignore]
     return lines
 
 

@@ -4,6 +4,7 @@
     [const]              numbers that no weight file says: heads, channels before Flatten
     [[layer]]            kind, a, b, options of the kind: expands by the table of layers
     [[rule]]             a, b (a name or a list), op = [...], lossy = "..."
+                         (note = TEXT in a layer or a rule is printed with the notes)
     [[tied]]             side, name, same_as: compared before it is dropped, made on the way back
                          (when = NAME: only for a model that has the tensor of that name)
     [[ignore]]           side, name, reason
@@ -94,6 +95,7 @@ class _Loader:
         self.constants: dict[str, Constant] = {}
         self.sides: dict[SideName, Side] = {}
         self.overrides = constants
+        self.notes: list[str] = []
 
     def load(self) -> Mapping:
         unknown = sorted(set(self.tables) - set(_TABLES))
@@ -118,7 +120,7 @@ class _Loader:
             tuple(self._each("tied", self._tied)),
             tuple(self._each("ignore", self._ignored)),
             tuple(self._each("make", self._made)),
-            notes=tuple(self._texts(head.get("notes", []), "notes")),
+            notes=(*self._texts(head.get("notes", []), "notes"), *self.notes),
             constants=dict(self.constants),
             path=self.path,
             about=str(head.get("about", "")),
@@ -180,6 +182,7 @@ class _Loader:
             evidence=str(row.get("evidence", "mapping")),
         )
         self._check_lossy(row, block, declared_by_kind=True)
+        self._keep_note(row)
         return block
 
     def _rule(self, row: dict[str, Any], label: str) -> list[Block]:
@@ -206,7 +209,14 @@ class _Loader:
         )
         block = Block(label, "rule", (part,), str(row.get("evidence", "mapping")))
         self._check_lossy(row, block, declared_by_kind=False)
+        self._keep_note(row)
         return [block]
+
+    def _keep_note(self, row: dict[str, Any]) -> None:
+        """A note of one block, under the name that it is about."""
+        if "note" in row:
+            (note,) = self._texts(row["note"], "note")
+            self.notes.append(f"{', '.join(self._texts(row['a'], 'a'))}: {note}")
 
     def _check_lossy(self, row: dict[str, Any], block: Block, *, declared_by_kind: bool) -> None:
         """What a rule loses is declared; what is declared is lost."""
@@ -246,6 +256,8 @@ class _Loader:
         self._check_keys(row, "ignore", {"side", "name", "reason"}, set())
         side = self._side_name(row)
         (name,) = self._templates(side, [row["name"]])
+        if not str(row["reason"]).strip():
+            raise MalformedInput("leaves a tensor out and gives no reason", found=row["name"])
         return Ignored(label, side, name, str(row["reason"]))
 
     def _made(self, row: dict[str, Any], label: str) -> Made:

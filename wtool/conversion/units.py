@@ -23,6 +23,7 @@ Trait = tuple[str, tuple[int, ...]]
 LEAVES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "linear": (("weight", ("kernel",)), ("bias", ("bias",))),
     "conv": (("weight", ("kernel",)), ("bias", ("bias",))),
+    "conv_transpose": (("weight", ("kernel",)), ("bias", ("bias",))),
     "depthwise": (("weight", ("kernel", "depthwise_kernel")), ("bias", ("bias",))),
     "embedding": (("weight", ("embeddings",)),),
     "batchnorm": (
@@ -41,6 +42,8 @@ _GATES = {4: "lstm", 3: "gru", 1: "rnn"}
 # Roles of tensors that no mapping pairs.
 _STATE = ("optimizer", "ema", "other")
 _COUNTERS = ("num_batches_tracked",)
+# Kind that a file states -> what its kernel may be.
+_CONVOLUTIONS = {"conv": ("conv",), "transposed_conv": ("conv_transpose",)}
 
 
 @dataclass(eq=False)
@@ -197,10 +200,17 @@ def _torch_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
             return frozenset({linear})
         return frozenset({linear, ("embedding", shape)})
     if 3 <= rank <= 5:
-        plain: Trait = ("conv", (*shape[2:], shape[1], shape[0]))
-        if shape[1] == 1:
-            return frozenset({plain, ("depthwise", (*shape[2:], shape[0]))})
-        return frozenset({plain})
+        # (O, I, k..) of a convolution, (I, O, k..) of a transposed one; the bias has O.
+        kernel = (*shape[2:], shape[1], shape[0])
+        width = _shape(members, "bias") if "bias" in members else None
+        traits: set[Trait] = set()
+        if width in (None, shape[:1]) and stated != "transposed_conv":
+            traits.add(("conv", kernel))
+            if shape[1] == 1:
+                traits.add(("depthwise", (*shape[2:], shape[0])))
+        if width in (None, shape[1:2]) and stated not in ("conv", "depthwise"):
+            traits.add(("conv_transpose", kernel))
+        return frozenset(traits)
     return frozenset()
 
 
@@ -241,7 +251,10 @@ def _keras_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
         return frozenset({("depthwise", (*shape[:-2], shape[-2] * shape[-1]))})
     if len(shape) == 2:
         return frozenset({("linear", shape)})
-    return frozenset({("conv", shape)} if 3 <= len(shape) <= 5 else ())
+    if not 3 <= len(shape) <= 5:
+        return frozenset()
+    kinds = _CONVOLUTIONS.get(members["kernel"].kind or "", ("conv", "conv_transpose"))
+    return frozenset((kind, shape) for kind in kinds)
 
 
 def _raw_units(tensors: list[Tensor], number: int) -> list[Unit]:
