@@ -127,6 +127,25 @@ def test_statistics_that_transformers_loses_come_back(tmp_path: Path) -> None:
     assert not np.array_equal(theirs.state_dict()[mean].numpy(), expected)
 
 
+def test_safetensors_of_a_tensorflow_class_go_both_ways(tmp_path: Path) -> None:
+    name = "RobertaForMaskedLM"
+    settings, model = build_torch(name)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    twin = build_tensorflow(name, settings)
+    twin.save_pretrained(tmp_path / "fresh", safe_serialization=True)
+    fresh = tmp_path / "fresh" / "model.safetensors"
+    made = tmp_path / "made" / "model.safetensors"
+    made.parent.mkdir()
+    wtool.convert(str(tmp_path / "model.pth"), str(made), to="keras", like=str(fresh))
+    settings.save_pretrained(made.parent)
+    loaded = type(twin).from_pretrained(made.parent)
+    assert_equal_outputs(run_tensorflow(loaded, name), run_torch(model, name))
+
+    back = tmp_path / "back.pth"
+    assert wtool.convert(str(made), str(back), to="torch").ok
+    assert_same_tensors(wtool.open(back), wtool.open(tmp_path / "model.pth"))
+
+
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_head_that_only_shares_is_not_guessed(name: str, tmp_path: Path) -> None:
     settings, _ = build_torch(name)

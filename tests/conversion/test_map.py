@@ -171,6 +171,20 @@ def test_a_table_without_a_leaf_of_its_own_is_a_tensor_and_converts() -> None:
         assert list(outcome.tensors) == ["embedding"]
 
 
+def test_names_that_end_in_a_number_of_tensorflow_make_a_draft_that_converts() -> None:
+    source = wtool.open(FIXTURES / "digits-transformer.pth")
+    kept = [source[f"projection.{leaf}"] for leaf in ("weight", "bias")]
+    a = dataclasses.replace(source, tensors={tensor.name: tensor for tensor in kept})
+    like = wtool.open(FIXTURES / "digits-transformer.weights.h5")
+    slots = [like[f"projection/{leaf}"] for leaf in ("kernel", "bias")]
+    b = build("x", "keras", [Tensor(f"{t.name}:0", t.key, t.extent, kind=t.kind) for t in slots])
+    assign_roles(b)
+    mapping = parse_mapping(draft(propose(a, b), "x"))
+    outcome = convert_layouts(a, mapping, to="b", template=b)
+    assert not outcome.open
+    assert set(outcome.tensors) == {"projection/kernel:0", "projection/bias:0"}
+
+
 @pytest.fixture(scope="module")
 def renamed_cnn() -> tuple[Checkpoint, Checkpoint]:
     """The trained digits CNN, and the same in Keras's layouts under names that say nothing."""

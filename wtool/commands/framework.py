@@ -74,6 +74,9 @@ def converted(outcome: Outcome, container: str) -> Checkpoint:
     # Of an earlier conversion, what was lost stays lost; its mapping and notes are past.
     kept = {n: text for n, text in checkpoint.metadata.items() if n not in _PAST}
     facts = outcome.metadata() if container in _WITH_FACTS else {}
+    if container == "safetensors" and not outcome.mapping.sides[outcome.to].is_torch:
+        # By this word transformers' loader knows whose names and layouts the file has.
+        facts["format"] = "tf"
     return dataclasses.replace(checkpoint, metadata={**kept, **facts})
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
 from wtool.conversion.layer_rules import TORCH_KERAS
 from wtool.conversion.toml_text import escape, quote, table, value_text
-from wtool.conversion.units import LEAVES, Unit, cut
+from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
 
 if TYPE_CHECKING:
@@ -217,12 +217,14 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             kind = "linear_flatten"
             options = {"chw": "[C, H, W]"}
             lines.append('# linear_flatten where it follows a Flatten of (C, H, W), else "linear"')
+        renamed = stored_leaves(match.b.path, match.b.members)
         body = [
             "[[layer]]",
             f'kind = "{kind}"',
             f"a = {quote(escape(match.a.path))}",
             f"b = {quote(escape(match.b.path))}",
             *(f"{key} = {value_text(value)}" for key, value in options.items()),
+            *([f"b_names = {value_text(renamed)}"] if renamed else []),
             *_one_sided(match, kind),
             *([] if grade == "ambiguous" else [f"evidence = {quote(evidence)}"]),
         ]

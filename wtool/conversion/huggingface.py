@@ -23,6 +23,7 @@ from wtool.conversion.huggingface_names import (
     without_base,
 )
 from wtool.conversion.toml_text import escape, quote, table
+from wtool.conversion.units import stored_leaves
 from wtool.errors import UnsupportedError
 from wtool.layers.names import split_leaf
 
@@ -136,14 +137,15 @@ def _layers(named: Sequence[Named], present: Mapping[str, Tensor]) -> Iterator[B
     """A block for each layer, and a rule for each variable that is of none."""
     modules: dict[tuple[str, str], dict[str, Named]] = {}
     for one in named:
-        path, leaf = split_leaf(one.tensor.name)
-        # A name that is stored as it is shown, ":0" and all, is a rule of its own.
-        path = path if f"{path}/{leaf}" == one.tensor.name else one.tensor.name
+        path = split_leaf(one.tensor.name)[0]
         modules.setdefault((path, one.module), {})[one.leaf] = one
     for (path, module), members in modules.items():
-        kind, leaves, options = _kind({leaf: m.tensor for leaf, m in members.items()})
-        if kind and module and path != next(iter(members.values())).tensor.name:
+        tensors = {leaf: one.tensor for leaf, one in members.items()}
+        kind, leaves, options = _kind(tensors)
+        if kind and module:
             names = {"a": escape(module), "b": escape(path)}
+            renamed = stored_leaves(path, {n: t for n, t in tensors.items() if n in leaves})
+            options |= {"b_names": renamed} if renamed else {}
             yield table("layer", kind=kind, **names, **options, evidence=EVIDENCE)
         else:
             leaves = ()

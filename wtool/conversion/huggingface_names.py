@@ -88,7 +88,7 @@ def name_tensors(checkpoint: Checkpoint) -> Iterator[Named]:
     for tensor in checkpoint:
         if tensor.role in STATE:
             continue
-        levels = tensor.name.split("/")
+        levels = tensor.name.removesuffix(":0").split("/")
         if legacy and tensor.key.count("/") > 1:
             # The group of the layer and level zero, then the name.
             levels = tensor.key.removesuffix(":0").split("/")[2:]

@@ -17,11 +17,15 @@ def quote(text: str) -> str:
 
 
 def value_text(value: object) -> str:
-    """A text, a boolean, a number or a list of numbers; a text in brackets is one already."""
+    """A text, a boolean, a number, a list of numbers or a table of texts; a text in brackets is
+    one already.
+    """
     if isinstance(value, str):
         return value if value.startswith("[") else quote(value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{quote(key)} = {quote(text)}' for key, text in value.items())} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(str, value))}]"
     return str(value)

@@ -72,6 +72,15 @@ class Unit:
         return "" in self.members
 
 
+def stored_leaves(path: str, members: Mapping[str, Tensor]) -> dict[str, str]:
+    """Leaf -> what the file calls it below `path`, where that is not the leaf: "kernel:0"."""
+    return {
+        leaf: tensor.name[len(path) + 1 :]
+        for leaf, tensor in members.items()
+        if tensor.name[:-1].startswith(f"{path}/{leaf}:")
+    }
+
+
 def is_torch(checkpoint: Checkpoint) -> bool:
     """Whether names are those of a PyTorch state dict; else they are Keras's or TensorFlow's."""
     slashes = sum("/" in tensor.name for tensor in checkpoint)
