@@ -32,6 +32,7 @@ class Tensor:
     dtype, shape: of the values; `extent` reads them.
     role: one of ROLES; a reader sets it only where the file states it, `layers` fills the rest.
     layer, kind: path of the layer ("features.0") and what it is ("conv"); filled by `layers`.
+    kind_is_guess: the kind follows from names and shapes alone, no file states it.
     path: the name's components as nested in the file, where the file nests.
     """
 
@@ -42,6 +43,7 @@ class Tensor:
     layer: str | None = None
     kind: str | None = None
     path: tuple[str, ...] = ()
+    kind_is_guess: bool = False
 
     @property
     def dtype(self) -> DType:

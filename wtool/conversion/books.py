@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.operations import Extents
@@ -14,6 +15,8 @@ from wtool.conversion.templates import Template, Values
 BOOKKEEPING = "other"
 # Roles of what is beside the model; of a template they are kept as they are.
 BESIDE = ("optimizer", "ema", BOOKKEEPING)
+
+_CONVOLUTIONS = ("conv", "depthwise", "transposed_conv")
 
 
 @dataclass
@@ -57,6 +60,16 @@ class Books:
         self.aside: list[str] = []
         self.restored: set[str] = set()
         self.places = {name: index for index, name in enumerate(source.tensors)}
+
+    @cached_property
+    def flat_widths(self) -> frozenset[int] | None:
+        """Lengths of the source's vectors, which a Dense after another layer takes as inputs.
+
+        None for a model without convolutions, where no pictures are flattened.
+        """
+        if not any(tensor.kind in _CONVOLUTIONS for tensor in self.source):
+            return None
+        return frozenset(t.shape[0] for t in self.source if len(t.shape) == 1)
 
     def evidence(self, block: Block) -> str:
         """Why the rule is believed: its own evidence, or the file that states it."""

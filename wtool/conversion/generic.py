@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
+from wtool.conversion.contradictions import CONV1D_NAMES
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_rules import KINDS
@@ -33,8 +34,6 @@ _STATED = {
     "depthwise": "depthwise",
     "embedding": "embedding",
 }
-# Names of GPT-2's dense layers, which PyTorch stores (in, out).
-_CONV1D_NAMES = ("c_attn", "c_fc", "c_proj", "q_attn")
 # Names of variables that PyTorch's own layers never have.
 _KERAS_LEAVES = frozenset(
     ("kernel", "depthwise_kernel", "recurrent_kernel", "embeddings", "gamma", "moving_mean")
@@ -171,7 +170,7 @@ class _Finder:
             for members in modules.values()
             for leaf, t in members.items()
         )
-        self.has_conv1d = any(path.endswith(_CONV1D_NAMES) for path in modules)
+        self.has_conv1d = any(path.endswith(CONV1D_NAMES) for path in modules)
 
     def find(self, path: str, members: Members) -> _Kind | str:
         """The kind of a module, or why it is open."""

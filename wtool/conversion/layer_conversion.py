@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wtool.checkpoint import Tensor
 from wtool.conversion.books import Books, Instance
+from wtool.conversion.contradictions import find_contradiction
 from wtool.conversion.derived import constant, same_bits
+from wtool.conversion.doubts import find_doubt
 from wtool.conversion.operations import Extents, apply_all
 from wtool.conversion.outcome import Step
 from wtool.conversion.rules import Part
@@ -17,6 +21,7 @@ def convert_instance(books: Books, instance: Instance) -> None:
     """All parts of one layer; made ones last, as their length is that of the others."""
     block = instance.block
     first = next(iter(next(iter(instance.found.values())).values())).name
+    done = len(books.steps)
     for part in sorted(block.parts, key=lambda one: one.only == books.to):
         templates = part.names.get(books.origin, ())
         found = instance.found.get(part.name, {})
@@ -35,7 +40,12 @@ def convert_instance(books: Books, instance: Instance) -> None:
                 if index not in found
             ]
             books.fail(first, f"lacks '{', '.join(missing)}' beside it", block.label)
-    _check_lengths(books, instance, first)
+    against = find_contradiction(books, instance)
+    if against is not None:
+        books.fail(first, against, block.label)
+    else:
+        _check_lengths(books, instance, first)
+        _note_doubt(books, instance, done)
 
 
 def _drop_part(books: Books, instance: Instance, part: Part, inputs: tuple[Tensor, ...]) -> None:
@@ -186,3 +196,18 @@ def _check_lengths(books: Books, instance: Instance, first: str) -> None:
                 f"another length than its {long}, {length}",
                 instance.block.label,
             )
+
+
+def _note_doubt(books: Books, instance: Instance, done: int) -> None:
+    """What only the mapping's word decides is written on the step of the part that it decides.
+
+    done: how many steps there were before the layer.
+    """
+    doubt = find_doubt(books, instance)
+    if doubt is None:
+        return
+    part, why = doubt
+    names = {tensor.name for tensor in instance.found.get(part, {}).values()}
+    for place, (order, step) in enumerate(books.steps[done:], done):
+        if names & {tensor.name for tensor in step.sources}:
+            books.steps[place] = (order, replace(step, doubt=why))

@@ -30,6 +30,7 @@ class Step:
     status: "converted"; "dropped", "tied" or "ignored" (nothing is given); "made", "tied" or "kept"
     (nothing is taken); "sidecar" (given from what an earlier conversion set aside).
     lossy: what is lost. reason: why tensors are left out or made.
+    doubt: why the mapping's word is all that says how the tensors are laid out; "" where more does.
     """
 
     status: str
@@ -40,6 +41,13 @@ class Step:
     label: str
     lossy: str = ""
     reason: str = ""
+    doubt: str = ""
+
+    @property
+    def belief(self) -> str:
+        """The evidence, why, and what speaks for nothing else."""
+        alone = f"its word alone: {self.doubt}" if self.doubt else ""
+        return ": ".join(text for text in (self.evidence, self.reason, alone) if text)
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class Outcome:
                     "operations": step.operations or None,
                     "shape": [list(t.shape) for t in step.targets] if step.targets else None,
                     "lossy": step.lossy or None,
-                    "evidence": f"{step.evidence}: {step.reason}" if step.reason else step.evidence,
+                    "evidence": step.belief,
                 }
             )
         for item in self.open:
@@ -183,13 +191,26 @@ class Outcome:
                 **self.counts(),
             },
             ok=not self.open,
-            notes=[*self.mapping.notes, *self._unused_notes()],
+            notes=[*self.mapping.notes, *self._doubt_notes(), *self._unused_notes()],
             sources=[self.source.path],
             footer=[
                 f"{self.mapping.name}: {len(self.source)} tensors -> {len(self.tensors)} of "
                 f"{side}: {state}{checked}{lossy}"
             ],
         )
+
+    def _doubt_notes(self) -> list[str]:
+        """What only the mapping's word decides: each reason with its tensors."""
+        by_reason: dict[str, list[str]] = {}
+        for step in self.steps:
+            if step.doubt:
+                by_reason.setdefault(step.doubt, []).append(_names(step.sources))
+        notes = []
+        for reason, names in by_reason.items():
+            shown = ", ".join(shorten(name, 100) for name in names[:NAMED_AT_MOST])
+            more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+            notes.append(f"the mapping's word alone decides {shown}{more}: {reason}")
+        return notes
 
     def _unused_notes(self) -> list[str]:
         if not self.unused:
