@@ -44,7 +44,7 @@ def layer(kind: str, a: str = "m", b: str = "m", **options: object) -> str:
     """One [[layer]] of a mapping file."""
     lines = ["[[layer]]", f'kind = "{kind}"', f"a = {a!r}", f'b = "{b}"']
     for key, value in options.items():
-        lines.append(f"{key} = {value!r}")
+        lines.append(f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -60,11 +60,6 @@ class Apply(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return self.then(self, *inputs) if self.then else self.m(*inputs)
-
-
-def first(module: Apply, *inputs: torch.Tensor) -> torch.Tensor:
-    """The first of the outputs: of recurrent layers and attention."""
-    return module.m(*inputs)[0]
 
 
 class Attention(nn.Module):
@@ -127,6 +122,24 @@ def conv(dim: int, kind: str = "conv", **options: Any) -> Case:
     )
 
 
+def separable(dim: int) -> Case:
+    torch_conv = {1: nn.Conv1d, 2: nn.Conv2d}[dim]
+    return Case(
+        f"separable{dim}d",
+        layer("separable", ["m", "pointwise"], multiplier=2),
+        lambda: Apply(
+            torch_conv(4, 8, 3, groups=4, bias=False),
+            lambda self, x: self.pointwise(self.m(x)),
+            pointwise=torch_conv(8, 5, 1),
+        ),
+        lambda k, x: getattr(k.layers, f"SeparableConv{dim}D")(5, 3, depth_multiplier=2, name="m")(
+            x
+        ),
+        ((4, *(7,) * dim),),
+        channels=True,
+    )
+
+
 def depthwise(dim: int, multiplier: int) -> Case:
     window = (3, 3) if dim == 2 else 3
     return Case(
@@ -139,57 +152,6 @@ def depthwise(dim: int, multiplier: int) -> Case:
         ((4, *(7,) * dim),),
         channels=True,
     )
-
-
-BIASES = ("m.bias_ih_l0", "m.bias_hh_l0")
-RECURRENT = {
-    "rnn": ("RNN", "SimpleRNN", "simple_rnn_cell", {}),
-    "lstm": ("LSTM", "LSTM", "lstm_cell", {}),
-    "gru": ("GRU", "GRU", "gru_cell", {"reset_after": True}),
-}
-
-
-def recurrent(kind: str, bias: bool = True) -> Case:
-    torch_name, keras_name, cell, options = RECURRENT[kind]
-    return Case(
-        kind + ("" if bias else "-nobias"),
-        layer(kind, b=f"m/{cell}"),
-        lambda: Apply(getattr(nn, torch_name)(5, 6, batch_first=True, bias=bias), first),
-        lambda k, x: getattr(k.layers, keras_name)(
-            6, return_sequences=True, use_bias=bias, name="m", **options
-        )(x),
-        ((4, 5),),
-        lossy=BIASES if kind != "gru" and bias else (),
-    )
-
-
-def bidirectional(kind: str, bias: bool = True) -> Case:
-    torch_name, keras_name, cell, options = RECURRENT[kind]
-    suffixes = ("_l0", "_l0_reverse")
-    return Case(
-        f"{kind}-bidirectional" + ("" if bias else "-nobias"),
-        layer(kind, b=f"m/forward_{kind}/{cell}")
-        + layer(kind, b=f"m/backward_{kind}/{cell}", suffix="_l0_reverse"),
-        lambda: Apply(
-            getattr(nn, torch_name)(5, 6, batch_first=True, bidirectional=True, bias=bias), first
-        ),
-        lambda k, x: k.layers.Bidirectional(
-            getattr(k.layers, keras_name)(
-                6, return_sequences=True, use_bias=bias, name=kind, **options
-            ),
-            name="m",
-        )(x),
-        ((4, 5),),
-        lossy=tuple(f"m.bias_{w}{s}" for s in suffixes for w in ("ih", "hh"))
-        if kind != "gru" and bias
-        else (),
-    )
-
-
-def two_layers(k: Any, x: Any) -> Any:
-    for i in range(2):
-        x = k.layers.LSTM(6, return_sequences=True, name=f"m{i}")(x)
-    return x
 
 
 def flatten_linear(k: Any, x: Any) -> Any:
@@ -205,6 +167,17 @@ def gpt2_dense() -> nn.Module:
 
 def weight_norm(model: nn.Module) -> nn.Module:
     return torch.nn.utils.parametrizations.weight_norm(model)
+
+
+def normed(model: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The same with the weight of its layer in two: magnitude and direction."""
+
+    def make() -> nn.Module:
+        module = model()
+        weight_norm(module.m)
+        return module
+
+    return make
 
 
 def hooked_weight_norm(model: nn.Module) -> nn.Module:
@@ -226,6 +199,16 @@ def hooked_conv(dim: int) -> Case:
     )
 
 
+AFTER_FLATTEN = Case(
+    "linear-after-flatten",
+    layer("linear_flatten", chw=[4, 3, 5]),
+    lambda: Apply(nn.Linear(60, 5), lambda self, x: self.m(x.flatten(1))),
+    flatten_linear,
+    ((4, 3, 5),),
+    channels=True,
+)
+
+
 CASES = (
     Case(
         "linear",
@@ -242,8 +225,8 @@ CASES = (
         ((5, 6),),
     ),
     *(conv(dim) for dim in (1, 2, 3)),
-    conv(2, dilation=2),
-    conv(2, groups=2),
+    *(conv(dim, dilation=2) for dim in (1, 2, 3)),
+    *(conv(dim, groups=2) for dim in (1, 2)),
     *(conv(dim, "conv_transpose") for dim in (1, 2, 3)),
     depthwise(2, 1),
     depthwise(2, 2),
@@ -256,23 +239,33 @@ CASES = (
         ((4, 7, 7),),
         channels=True,
     ),
+    separable(1),
+    separable(2),
+    # Keras keeps its kernels alike, whichever axis holds the channels.
     Case(
-        "separable",
-        layer("separable", ["m", "pointwise"], multiplier=2),
-        lambda: Apply(
-            nn.Conv2d(4, 8, 3, groups=4, bias=False),
-            lambda self, x: self.pointwise(self.m(x)),
-            pointwise=nn.Conv2d(8, 5, 1),
-        ),
-        lambda k, x: k.layers.SeparableConv2D(5, 3, depth_multiplier=2, name="m")(x),
-        ((4, 7, 7),),
-        channels=True,
+        "conv2d-channels-first",
+        layer("conv"),
+        lambda: Apply(nn.Conv2d(4, 6, (3, 2))),
+        lambda k, x: k.layers.Conv2D(6, (3, 2), data_format="channels_first", name="m")(x),
+        ((4, 9, 8),),
+        keras3_only=True,
     ),
     Case(
         "batchnorm",
         layer("batchnorm"),
         lambda: Apply(nn.BatchNorm2d(4)),
         lambda k, x: k.layers.BatchNormalization(epsilon=1e-5, name="m")(x),
+        ((4, 5, 5),),
+        channels=True,
+        lossy=("m.num_batches_tracked",),
+    ),
+    Case(
+        "batchnorm-not-affine",
+        layer("batchnorm", scale=False, center=False),
+        lambda: Apply(nn.BatchNorm2d(4, affine=False)),
+        lambda k, x: k.layers.BatchNormalization(epsilon=1e-5, scale=False, center=False, name="m")(
+            x
+        ),
         ((4, 5, 5),),
         channels=True,
         lossy=("m.num_batches_tracked",),
@@ -339,24 +332,18 @@ CASES = (
         ((4, 5, 5),),
         channels=True,
     ),
-    *(recurrent(kind) for kind in RECURRENT),
-    recurrent("lstm", bias=False),
-    recurrent("gru", bias=False),
-    *(bidirectional(kind) for kind in RECURRENT),
-    *(bidirectional(kind, bias=False) for kind in RECURRENT),
-    Case(
-        "lstm-two-layers",
-        layer("lstm", b="m{n}/lstm_cell", suffix="_l{n:int}"),
-        lambda: Apply(nn.LSTM(5, 6, num_layers=2, batch_first=True), first),
-        two_layers,
-        ((4, 5),),
-        lossy=tuple(f"m.bias_{w}_l{n}" for n in (0, 1) for w in ("ih", "hh")),
-    ),
     Case(
         "mha",
         layer("mha", heads=2),
         Attention,
         lambda k, q, key, v: k.layers.MultiHeadAttention(2, 4, name="m")(q, v, key),
+        ((5, 8), (7, 8), (7, 8)),
+    ),
+    Case(
+        "mha-nobias",
+        layer("mha", heads=2),
+        lambda: Attention(bias=False),
+        lambda k, q, key, v: k.layers.MultiHeadAttention(2, 4, use_bias=False, name="m")(q, v, key),
         ((5, 8), (7, 8), (7, 8)),
     ),
     Case(
@@ -367,14 +354,7 @@ CASES = (
         ((5, 8), (7, 6), (7, 5)),
     ),
     *(encoder(pre, act) for pre in (False, True) for act in ("relu", "gelu")),
-    Case(
-        "linear-after-flatten",
-        layer("linear_flatten", chw=[4, 3, 5]),
-        lambda: Apply(nn.Linear(60, 5), lambda self, x: self.m(x.flatten(1))),
-        flatten_linear,
-        ((4, 3, 5),),
-        channels=True,
-    ),
+    AFTER_FLATTEN,
     Case(
         "weight-norm-linear",
         layer("linear", weight_norm="parametrizations"),
@@ -382,6 +362,16 @@ CASES = (
         lambda k, x: k.layers.Dense(6, name="m")(x),
         ((6,),),
         back=False,
+    ),
+    *(
+        replace(
+            case,
+            name=f"weight-norm-{case.name}",
+            mapping=case.mapping + 'weight_norm = "parametrizations"\n',
+            torch_model=normed(case.torch_model),
+            back=False,
+        )
+        for case in (conv(1), conv(2), conv(3), depthwise(2, 2), AFTER_FLATTEN)
     ),
     Case(
         "weight-norm-conv-transpose",

@@ -267,8 +267,12 @@ ALONE = {
     "a square kernel": ({"weight": randn(4, 4, 3, 3), "bias": randn(4)}, "conv", {}, SHAPE),
     "a kernel without a bias": ({"weight": randn(4, 3, 3, 3)}, "conv", {}, SHAPE),
     "a kernel with a bias": ({"weight": randn(4, 3, 3, 3), "bias": randn(4)}, "conv", {}, None),
-    "a kernel of one channel": ({"weight": randn(4, 1, 3, 3), "bias": randn(4)}, "conv", {}, NARROW),
-    "a depthwise kernel": ({"weight": randn(4, 1, 3, 3), "bias": randn(4)}, "depthwise", {}, NARROW),
+    "a kernel of one channel": (
+        {"weight": randn(4, 1, 3, 3), "bias": randn(4)}, "conv", {}, NARROW,
+    ),
+    "a depthwise kernel": (
+        {"weight": randn(4, 1, 3, 3), "bias": randn(4)}, "depthwise", {}, NARROW,
+    ),
     "transposed, without a bias": ({"weight": randn(8, 2, 3, 3)}, "conv_transpose", {}, SHAPE),
     "transposed, with a bias": (
         {"weight": randn(8, 2, 3, 3), "bias": randn(2)}, "conv_transpose", {}, None,

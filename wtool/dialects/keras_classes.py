@@ -97,6 +97,9 @@ def variable_names(
     switches = _SWITCHES.get(class_name or "", {})
     if config is not None:
         names = tuple(n for n in names if config.get(switches.get(n, ""), True) is not False)
+    elif class_name == "BatchNormalization" and count == 2:
+        # Neither scale nor shift: the statistics are always there.
+        names = ("moving_mean", "moving_variance")
     elif switches and count != len(names):
         return None
     return list(names[:count]) if 0 < count <= len(names) else None
