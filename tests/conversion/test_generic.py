@@ -136,3 +136,13 @@ def test_a_transposed_convolution_without_bias_or_target_is_not_taken_on_trust(t
     assert run(["convert", transposed(tmp_path, 2, bias=True), out, *facts]) == 4
     assert "in 2 groups, which Keras does not have" in capsys.readouterr().err
     assert run(["convert", transposed(tmp_path, 1, bias=True), out, *facts]) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 1), (3, 3, 4, 4)])
+def test_a_class_that_wtool_guesses_itself_is_no_evidence(shape, tmp_path, capsys):
+    """Keras 3 calls the kernels of Conv2D, DepthwiseConv2D and Conv2DTranspose alike."""
+    source, out = str(tmp_path / "k.npz"), str(tmp_path / "out.pth")
+    np.savez(source, **{"dw/kernel": np.ones(shape, "f"), "dw/bias": np.ones(shape[-1], "f")})
+    assert run(["convert", source, out, "--to", "torch"]) == 4
+    assert "'dw' (the file does not state its class)" in capsys.readouterr().err
+    assert run(["convert", source, out, "--to", "torch", "--assume", "dw=conv"]) == 0

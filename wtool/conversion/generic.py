@@ -240,7 +240,9 @@ class _Finder:
         kernel = keras.get("kernel")
         if kernel is None:
             return "its tensors are of no known layer"
-        kind = _STATED.get(kernel.kind or "")
+        kind = _stated_kind(kernel)
+        if kind is None and len(kernel.shape) == 2:
+            return self._after_flatten(kernel.shape[0], _Kind("linear", "names of its tensors", {}))
         if kind == "depthwise":
             return _Kind(kind, "class stated by the file", {"multiplier": kernel.shape[-1]})
         if kind in ("linear", "conv", "conv_transpose"):
@@ -283,8 +285,10 @@ class _Finder:
         kernel = keras.get("kernel")
         if kernel is None:
             return None
-        kind = _STATED.get(kernel.kind or "")
-        if kind is not None and kernel.kind is not None:
+        kind = _stated_kind(kernel)
+        if kind is None and len(kernel.shape) == 2:
+            return _Kind("linear", "names of the target's tensors", {})
+        if kind is not None:
             options = {"multiplier": kernel.shape[-1]} if kind == "depthwise" else {}
             return _Kind(kind, "class stated by the target", options)
         allowed = layouts_between(weight.shape, kernel.shape)
@@ -295,6 +299,11 @@ class _Finder:
         if found.kind != "linear" or not self.has_conv or width in self.widths:
             return found
         return "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
+
+
+def _stated_kind(kernel: Tensor) -> str | None:
+    """What a file says of a layer; what wtool makes of names and shapes itself is no evidence."""
+    return None if kernel.kind_is_guess else _STATED.get(kernel.kind or "")
 
 
 def _affine(members: Members) -> dict[str, object]:
