@@ -320,7 +320,7 @@ print(code, int(peak) * 1024)
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_a_large_tensor_is_permuted_within_its_size_and_200_megabytes(kind, tmp_path):
-    """256 MB here; the same command was measured once with 2 GB."""
+    """256 MB here; tests/bench/bench_layouts.py does the same with 2 GB."""
     shape = (8192, 8192) if kind == "linear" else (2048, 3641, 3, 3)
     nbytes = 4 * int(np.prod(shape))
     header = {"x.weight": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, nbytes]}}
