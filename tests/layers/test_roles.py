@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import wtool
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import DTYPES
 from wtool.extents import Absent
@@ -310,6 +312,19 @@ def test_frozen_batch_norm_is_state_where_other_layers_count_their_batches():
         ({"up.weight": (8, 4, 2, 2), "up.bias": (4,)}, "transposed_conv"),
         ({"group_conv3x3.weight": (96, 32, 3, 3)}, "conv"),
         ({"mlp.experts.fc1.weight": (8, 64, 128)}, "unknown"),  # matrices of a mixture, stacked
+        ({"moe.input_linear.weight": (8, 22016, 4096)}, "unknown"),  # the same, GraniteMoe's
+        ({"codebooks_head.weight": (31, 1024, 2051)}, "unknown"),  # Csm's
+        ({"pos_conv_embed.conv.weight": (768, 48, 128)}, "conv"),  # wav2vec's long window
+        ({"a.weight": (64, 8, 1, 1), "conv2.weight": (64, 1, 1, 1)}, "unknown"),  # EfficientLoFTR's
+        ({"a.weight": (64, 8, 3), "dw.weight": (64, 1, 1)}, "depthwise"),  # named so
+        ({"a.weight": (512, 512, 1), "upsample.conv.weight": (512, 1, 4)}, "unknown"),  # transposed
+        (
+            {"a.weight": (64, 64, 3), "downsample_block.0.weight": (64, 1, 4)},
+            "unknown",
+        ),  # Jukebox's
+        ({"a.weight": (768, 768), "projection.weight": (768, 1, 16, 16)}, "unknown"),  # Tvlt's
+        ({"a.weight": (64, 8, 1), "conv1d.weight": (64, 1, 4)}, "depthwise"),  # Mamba's
+        ({"resblocks.0.convt_pre.weight": (32, 32, 16)}, "transposed_conv"),  # UnivNet's
         ({"fc1.weight": (8, 4, 6, 2, 2, 2)}, "unknown"),
         ({"norm.scale": (8,)}, "norm"),
         ({"act.weight": (8,)}, "unknown"),
@@ -357,3 +372,17 @@ def test_roles_of_100_000_tensors_need_no_numpy_and_no_values():
         "assert 'numpy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_layers_that_torch_quantised_are_counted_as_they_were(tmp_path):
+    """Their packed parameters are integers named "0" and "1": they counted as buffers."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+        torch.save(quantised.state_dict(), tmp_path / "q.pth")
+    found = wtool.open(tmp_path / "q.pth")
+    totals = wtool.count(found).totals
+    assert (totals["weights"], totals["biases"], totals["buffers"]) == (16 * 8 + 8 * 4, 8 + 4, 4)
+    assert found["0.scale"].role == found["0.zero_point"].role == "buffer"

@@ -40,7 +40,7 @@ _BACK = 8
 _HINTS = (
     ("norm", r"norm|(^|_)(bn|ln|gn)\d*($|_)|^ln_|^grn$"),
     ("depthwise", r"depthwise|(^|_)dw|dw(_|$|conv)"),
-    ("transposed", r"deconv|transpose|^up_?conv"),
+    ("transposed", r"deconv|transpose|^up_?conv|(^|_)convt(_|$)"),
     ("dense", r"proj|^embed_out$|unembed|^lm_head$"),
     (
         "embedding",
@@ -63,6 +63,7 @@ _RECURRENT_CELL = (
     r"(basic_|layer_norm_basic_)?"
     r"(lstm|gru|rnn|lstm_block|coupled_input_forget_gate_lstm)_cell(_\d+)?"
 )
+_RESAMPLE = r"(up|down)_?(sampl|scal)"
 _ATTENTION_PART = r"(query|key|value|attention_output|output)(_dense)?"
 _EMBEDDING_LEAF = r".*embeddings?(_table)?"
 # Names that a reparametrised weight goes by, the one with the weight's own shape.
@@ -151,10 +152,14 @@ class KindFinder:
         if 3 <= rank <= 5:
             if bias is not None and bias.extent.shape == shape:
                 return "norm"
-            if rank == 3 and "experts" in layer:
+            if rank == 3 and ("experts" in layer or shape[2] > self._longest_window(layer)):
                 return "unknown"  # matrices of a mixture, stacked
             return self._torch_conv_kind(layer, shape, bias)
         return "unknown"
+
+    def _longest_window(self, layer: str) -> int:
+        """Taps of a 1-D kernel up to which a layer of this name may be a convolution."""
+        return 64 if self.hint(layer) == "dense" else 512
 
     def _torch_matrix_kind(self, layer: str, shape: tuple[int, ...], bias: Tensor | None) -> str:
         if bias is not None:
@@ -182,6 +187,8 @@ class KindFinder:
             self.widths[-1] = shape[1]
             return "transposed_conv"
         if shape[1] == 1 and shape[0] > 1:
+            if hint != "depthwise" and _is_doubtful(layer, shape[2:]):
+                return "unknown"
             if hint == "depthwise" or any(n and shape[0] % n == 0 and n > 1 for n in seen):
                 return "depthwise"
             return "unknown" if seen else "conv"
@@ -224,6 +231,15 @@ def kind_of_leaf(leaf: str, tensor: Tensor) -> str:
     if len(tensor.extent.shape) == 2 and re.fullmatch(_EMBEDDING_LEAF, leaf):
         return "embedding"
     return "unknown"
+
+
+def _is_doubtful(layer: str, window: tuple[int, ...]) -> bool:
+    """Whether (N, 1, k..) may as well be a convolution of one channel, or a transposed one.
+
+    A window of one place, one with even sides (patches), or a layer that resamples.
+    """
+    patches = len(window) > 1 and all(side % 2 == 0 for side in window)
+    return patches or max(window) == 1 or re.search(_RESAMPLE, layer, re.IGNORECASE) is not None
 
 
 def _is_upsampling(window: tuple[int, ...]) -> bool:

@@ -132,6 +132,8 @@ def _judge_weight(leaf: str, members: Members) -> str:
     """Spectral norm keeps its vectors beside `weight_orig`; weight norm learns the same names."""
     if leaf == "weight_v" and "weight_u" in members:
         return "buffer"
+    if leaf == "scale" and "zero_point" in members:  # of a quantised layer's output
+        return "buffer"
     return "weight"
 
 
@@ -145,9 +147,16 @@ def _judge_siblings(leaf: str, members: Members) -> str | None:
         return "buffer"
     if leaf == "embed" and "cluster_size" in members:
         return "buffer"
+    if leaf in ("0", "1") and "0" in members and _is_quantised(members["0"]):
+        return "weight" if leaf == "0" else "bias"  # torch's packed parameters of a layer
     if leaf in ("w", "b") and "w" in members and "b" in members:
         return "weight" if leaf == "w" else "bias"
     return None
+
+
+def _is_quantised(tensor: Tensor) -> bool:
+    """Whether the type itself says that integers stand for learned numbers: qint8, quint8..."""
+    return tensor.extent.dtype.name.startswith(("qint", "quint"))
 
 
 def _assign_undecided(undecided: list[tuple[str, Tensor]], evident: set[str]) -> None:
@@ -157,7 +166,7 @@ def _assign_undecided(undecided: list[tuple[str, Tensor]], evident: set[str]) ->
         separator = "/" if "/" in module else "."
         if not evident or (wrapped and module.partition(separator)[0] not in evident):
             tensor.role = "unknown"
-        elif tensor.extent.dtype.kind in _LEARNABLE_KINDS:
+        elif tensor.extent.dtype.kind in _LEARNABLE_KINDS or _is_quantised(tensor):
             tensor.role = "weight"
         elif tensor.extent.dtype.kind in ("int", "uint", "bool"):
             tensor.role = "buffer"
