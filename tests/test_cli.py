@@ -231,3 +231,29 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, tmp_path):
     assert conv.endswith(blocks.encode() if "utf" in encoding else b"  4548368335574234")
     rows = printed("ls", name, "--format", "csv").split(b"\n")
     assert b"caf\xe9.pth" in rows[1]
+
+
+def test_a_report_prints_as_its_table_and_names_are_found(capsys):
+    code, out, _ = answer(capsys, "count", CNN)
+    assert code == 0
+    assert str(wtool.count(wtool.open(CNN))) == out.rstrip("\n")
+    assert repr(wtool.count(CNN)) == "<Report of count: 7 rows, ok=True>"
+    assert set(COMMANDS) <= set(dir(wtool))
+    checkpoint = wtool.open(CNN)
+    assert repr(checkpoint) == f"<Checkpoint {CNN!r}: torch-zip, 19 tensors>"
+    expected = "<Tensor 'fc2.weight': float32 [10, 24], weight of dense 'fc2'>"
+    assert repr(checkpoint["fc2.weight"]) == expected
+
+
+@pytest.mark.parametrize("command", ["ls", "count", "stats", "init", "check", "doctor"])
+@pytest.mark.parametrize("kind", [str, Path, wtool.open], ids=["text", "path", "checkpoint"])
+def test_functions_take_a_path_or_a_checkpoint(command, kind):
+    function = getattr(wtool, command)
+    assert function(kind(CNN)).rows == function(CNN).rows
+
+
+def test_two_models_are_compared_by_path_too():
+    fresh = CNN.replace("cnn", "cnn-fresh")
+    expected = wtool.diff(wtool.open(fresh), wtool.open(CNN)).rows
+    assert wtool.diff(Path(fresh), Path(CNN)).rows == expected
+    assert wtool.diff(fresh, CNN).rows == expected

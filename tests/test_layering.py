@@ -17,7 +17,8 @@ JUDGING = READING | {"layers", "kernels", "report"}
 # room: the rooms that it may import, itself aside. A room is a module or folder directly in wtool/.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "report": set(),
+    # Only inside __str__: print(report) shows its table.
+    "report": {"render"},
     "dtypes": {"errors"},
     "sources": {"errors"},
     "extents": {"errors", "dtypes", "sources"},

@@ -2,9 +2,14 @@
 
 import wtool
 
-checkpoint = wtool.open("model.pth")
-checkpoint["fc.weight"].load()
-wtool.stats(checkpoint)
+checkpoint = wtool.open("model.pth")          # headers only
+checkpoint["fc.weight"].load()                # a NumPy array
+report = wtool.stats(checkpoint, by="layer")  # or wtool.stats("model.pth", by="layer")
+report.rows, report.totals, report.ok         # raw numbers; print(report) shows the table
+
+Every command is a function of the same name, and an option `--keep-norms` is the keyword
+`keep_norms=True`. All raise WtoolError, one line with the facts; `wtool COMMAND --help` and
+help(wtool.stats) say the same.
 """
 
 from __future__ import annotations
@@ -52,6 +57,10 @@ def open(path: str | os.PathLike[str], *, root: str | None = None) -> Checkpoint
     checkpoint = open_checkpoint(path, root=root)
     assign_roles(checkpoint)
     return checkpoint
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *COMMANDS})
 
 
 def __getattr__(name: str) -> Any:

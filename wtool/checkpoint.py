@@ -55,6 +55,12 @@ class Tensor:
         """Extent of each dimension; () for a scalar."""
         return self.extent.shape
 
+    def __repr__(self) -> str:
+        """A line with what matters: type, sizes, role, kind of its layer."""
+        role = f", {self.role}" if self.role else ""
+        kind = f" of {self.kind} {self.layer!r}" if self.kind and self.layer else ""
+        return f"<Tensor {self.name!r}: {self.dtype.name} {list(self.shape)}{role}{kind}>"
+
     @property
     def count(self) -> int:
         """Number of elements."""
@@ -170,6 +176,10 @@ class Checkpoint:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
+
+    def __repr__(self) -> str:
+        """A line: a checkpoint may have 100,000 tensors."""
+        return f"<Checkpoint {self.path!r}: {self.format}, {len(self):,} tensors>"
 
 
 def build(

@@ -46,6 +46,16 @@ class Report:
     footer: Sequence[str] = ()
     attachments: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The table that the command line prints."""
+        from wtool.render import render
+
+        return "".join(render(self)).rstrip("\n")
+
+    def __repr__(self) -> str:
+        """A line: a report may have 100,000 rows."""
+        return f"<Report of {self.command}: {len(self.rows):,} rows, ok={self.ok}>"
+
 
 def combine(reports: Sequence[Report], names: Sequence[str]) -> Report:
     """One Report from those of several models: rows gain a first column `model`, totals add up.

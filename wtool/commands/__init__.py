@@ -153,6 +153,11 @@ def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
     ]
 
 
+def opened(model: Checkpoint | str | os.PathLike[str]) -> Checkpoint:
+    """`model` itself, or the checkpoint at that path: functions take either."""
+    return model if isinstance(model, Checkpoint) else open_model(os.fspath(model))
+
+
 def open_model(path: str, *, root: str | None = None, kinds: bool = True) -> Checkpoint:
     """The checkpoint at `path` with roles; with layers and kinds unless nothing asks for them."""
     from wtool.formats import open_checkpoint

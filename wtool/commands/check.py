@@ -67,7 +67,7 @@ def check(
         return _explained([find_rule(explain)], whole=True)
     if list_rules:
         return _explained(rules(), whole=False)
-    asked = [models] if isinstance(models, str | Checkpoint) else list(models)
+    asked = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
     if not asked:
         raise UsageError("nothing to check", hint="name a model; --list-rules shows the rules")
     law = policy if isinstance(policy, Policy) else Policy() if policy is None else _read(policy)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import report_command
+from wtool.commands import opened, report_command
 from wtool.commands.grouping import group_of
 from wtool.report import Column, Report, human_bytes
 
@@ -17,7 +19,7 @@ _UNITS = {"tensors": "tensors", "nbytes": "bytes"}
 _COLUMN_OF_ROLE = {"weight": "weights", "bias": "biases", "buffer": "buffers"}
 
 
-def count(checkpoint: Checkpoint, *, by: str = "depth:1") -> Report:
+def count(checkpoint: Checkpoint | str | os.PathLike[str], *, by: str = "depth:1") -> Report:
     """Count parameters: weights and biases, apart from buffers, optimizer and EMA copies.
 
     parameters = weights + biases, what a model learns. buffers: state that is not learned
@@ -29,6 +31,7 @@ def count(checkpoint: Checkpoint, *, by: str = "depth:1") -> Report:
       wtool count fixtures/digits-cnn.pth
       wtool count fixtures/digits-cnn.pth --by kind
     """
+    checkpoint = opened(checkpoint)
     group = group_of(by, allowed=_CHOICES)
     aliases = checkpoint.aliases
     rows: dict[str, dict[str, int | str]] = {}

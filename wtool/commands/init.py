@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import report_command
+from wtool.commands import opened, report_command
 from wtool.layers.judgement import Judgement
 from wtool.layers.survey import judge_all
 from wtool.report import Column, Report
@@ -37,7 +38,7 @@ _COLUMNS = (
 
 
 def init(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | os.PathLike[str],
     *,
     fresh: bool = False,
     jobs: int | None = None,
@@ -61,6 +62,7 @@ def init(
       wtool init fixtures/digits-cnn.pth
       wtool init fixtures/digits-cnn.pth --fresh --format json
     """
+    checkpoint = opened(checkpoint)
     rows = []
     names = []
     counts = dict.fromkeys(("fresh", "trained", "constant", "undecided"), 0)

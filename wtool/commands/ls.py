@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import report_command
+from wtool.commands import opened, report_command
 from wtool.commands.grouping import join_names
 from wtool.extents import Strided
 from wtool.report import Column, Report, human_bytes
@@ -24,7 +26,9 @@ _COLUMNS = (
 )
 
 
-def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -> Report:
+def ls(
+    checkpoint: Checkpoint | str | os.PathLike[str], *, globals: bool = False, extras: bool = False
+) -> Report:
     """List the tensors of a weight file: name, dtype, shape, count, nbytes, role.
 
     Reads headers only: no tensor byte is touched, nothing in the file runs. A tied tensor shows in
@@ -35,6 +39,7 @@ def ls(checkpoint: Checkpoint, *, globals: bool = False, extras: bool = False) -
       wtool ls fixtures/digits-cnn.pth
       wtool ls fixtures/digits-cnn.pth --format json --select '*.weight'
     """
+    checkpoint = opened(checkpoint)
     if globals:
         return _globals(checkpoint)
     if extras:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import report_command, stats_units
+from wtool.commands import opened, report_command, stats_units
 from wtool.commands.grouping import CHOICES, group_of
 from wtool.commands.stats_rows import (
     BINS,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def stats(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | os.PathLike[str],
     *,
     by: str = "tensor",
     units: bool = False,
@@ -62,6 +63,7 @@ def stats(
       wtool stats fixtures/digits-cnn.pth
       wtool stats fixtures/digits-cnn.pth --by kind --format json
     """
+    checkpoint = opened(checkpoint)
     if units:
         return _report_units(checkpoint, by, sort, top, jobs, executor, progress)
     group = None if by == "tensor" else group_of(by)
