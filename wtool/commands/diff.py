@@ -66,7 +66,7 @@ def diff(
     change over the norm of A. Rows are sorted by how much changed; equal tensors are left out
     (--all shows them). Groups measure floating tensors only: a step counter would drown them.
     A manifest may stand for a model: structure and digests are compared, not by how much values
-    differ. Exit code 0: the same; 1: different.
+    differ. A complex number counts as two real ones. Exit code 0: the same; 1: different.
 
     \b
     Example:
