@@ -249,3 +249,25 @@ def test_the_output_projection_of_an_attention_was_trained_with_its_inputs():
     fresh = {**arrays, "att.in_proj_bias": np.zeros(96, np.float32)}
     verdicts = {t.name: j.verdict for t, j in judge_all(in_memory(fresh, "torch zip"))}
     assert verdicts["att.out_proj.weight"].startswith("fresh: ")
+
+
+@pytest.mark.parametrize("blocks", [3, 12])
+def test_what_ends_a_residual_branch_of_a_fresh_gpt_2_is_named(blocks):
+    """0.02 / sqrt(2 L), L counted from the names: without it half of a fresh GPT-2 is undecided."""
+    std = 0.02 / (2 * blocks) ** 0.5
+    arrays = {
+        f"transformer.h.{i}.mlp.c_proj.weight": normal(256, 64, std=std, seed=i)
+        for i in range(blocks)
+    }
+    arrays["transformer.h.0.mlp.c_fc.weight"] = normal(64, 256, std=std, seed=99)
+    checkpoint = in_memory(arrays, "torch zip")
+    verdicts = {tensor.name: j.verdict for tensor, j in judge_all(checkpoint)}
+    named = {"fresh: gpt2_residual"}
+    assert {v for name, v in verdicts.items() if "c_proj" in name} == named
+    assert verdicts["transformer.h.0.mlp.c_fc.weight"] == "undecided"
+
+
+def test_xavier_with_a_gain_is_named_with_it():
+    torch.manual_seed(3)
+    weight = torch.nn.init.xavier_uniform_(torch.empty(200, 300), gain=2**0.5)
+    assert verdict(weight.numpy()) == "fresh: xavier_uniform_gain_1.41"

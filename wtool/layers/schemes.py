@@ -7,6 +7,7 @@ Sources: torch 2.13 `nn/init.py` and the `reset_parameters` of its layers; Keras
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,16 @@ _REACH = {"uniform": 1.0, "normal": 6.5, "truncated": TRUNCATED_AT}
 
 # Schemes whose scale differs by less are one scheme under two names.
 SAME_SCALE = 1e-6
+
+
+# Gains that xavier initialisers are given -> by what the variance is multiplied: `calculate_gain`
+# of ReLU and tanh; fairseq's query, key and value (wav2vec 2.0, BART's ancestors).
+XAVIER_GAINS = {"gain_1.41": 2.0, "gain_1.67": 25 / 9, "gain_0.71": 0.5}
+# Layers that end a residual branch, by the last component of their path.
+_RESIDUAL = re.compile(
+    r"c_proj|out_proj|o_proj|down_proj|dense_4h_to_h|fc_out|wo|w2|proj|fc2|linear2|dense"
+)
+_NUMBERED = re.compile(r"(.*?\.)(\d+)(\..*)")
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,10 @@ def candidates(tensor: Tensor, checkpoint: Checkpoint) -> list[Scheme]:
         found = [Scheme("normal_1e-06", "normal", 1e-6)]
     else:
         found = list(_fixed_scale(tensor))
+        blocks = count_blocks(tensor, checkpoint)
+        if blocks:
+            # GPT-2's, and of most decoders since: what ends a residual branch starts smaller.
+            found.append(Scheme("gpt2_residual", "normal", 0.02 / math.sqrt(2 * blocks)))
     if len(tensor.shape) >= 2 and layout != "unknown":
         for fan_in, fan_out in _fan_pairs(tensor, checkpoint, layout):
             found.extend(_variance_scaling(fan_in, fan_out))
@@ -132,6 +147,18 @@ def merge(schemes: list[Scheme]) -> list[Scheme]:
     return merged
 
 
+def count_blocks(tensor: Tensor, checkpoint: Checkpoint) -> int:
+    """How many numbered blocks hold a tensor like this one that ends a residual branch; else 0."""
+    module, leaf = split_leaf(tensor.name)
+    numbered = _NUMBERED.fullmatch(tensor.name)
+    if leaf != "weight" or numbered is None or not _RESIDUAL.fullmatch(module.rpartition(".")[2]):
+        return 0
+    count = 0
+    while f"{numbered[1]}{count}{numbered[3]}" in checkpoint.tensors:
+        count += 1
+    return count
+
+
 def bias_fan_in(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
     """fan_in of the weight that a PyTorch bias belongs to, None where that weight is not there."""
     module, leaf = split_leaf(tensor.name)
@@ -162,6 +189,10 @@ def _variance_scaling(fan_in: int, fan_out: int) -> Iterator[Scheme]:
         "lecun": 1 / fan_in,
         "he_fan_out": 2 / fan_out,
     }
+    for gain, factor in XAVIER_GAINS.items():
+        std = math.sqrt(factor * variances["xavier"])
+        yield Scheme(f"xavier_uniform_{gain}", "uniform", math.sqrt(3) * std)
+        yield Scheme(f"xavier_normal_{gain}", "normal", std)
     for name, variance in variances.items():
         stem, _, tail = name.partition("_")
         tail = f"_{tail}" if tail else ""
@@ -177,6 +208,7 @@ def _fixed_scale(tensor: Tensor) -> Iterator[Scheme]:
     torch's `trunc_normal_(std=0.02)` cuts at 2, a hundred deviations out: it is `normal_0.02`.
     TensorFlow's truncated normal cuts at two deviations: `truncated_normal_0.02`.
     """
+    yield Scheme("normal_0.001", "normal", 0.001)
     for std in (0.01, 0.02, 0.05):
         yield Scheme(f"normal_{std}", "normal", std)
         yield Scheme(f"truncated_normal_{std}", "truncated", std)
