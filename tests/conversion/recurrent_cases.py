@@ -141,6 +141,4 @@ RECURRENT_CASES = (
         stacked(kind, 2, both, bias)
         for kind, both, bias in product(RECURRENT, (False, True), (True, False))
     ),
-    # Of eleven layers, _l10 sorts before _l2.
-    stacked("gru", 11, False, True),
 )
