@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import wtool
+import wtool.formats
 from wtool.cli import run
 from wtool.writers.outputs import OLD_SUFFIX, PARTIAL_SUFFIX
 
@@ -70,14 +70,14 @@ def test_a_disk_that_takes_no_more_leaves_the_old_target(folder, command):
 def test_a_source_that_shrinks_is_named_and_leaves_the_old_target(
     folder, monkeypatch, capsys, command
 ):
-    real = wtool.open
+    real = wtool.formats.open_checkpoint
 
     def open_then_cut(path: str, **options: object):
         checkpoint = real(path, **options)
         os.truncate(path, os.path.getsize(path) // 2)
         return checkpoint
 
-    monkeypatch.setattr(wtool, "open", open_then_cut)
+    monkeypatch.setattr(wtool.formats, "open_checkpoint", open_then_cut)
     assert run(COMMANDS[command]) == 3
     said = capsys.readouterr().err
     assert "in.pth" in said
