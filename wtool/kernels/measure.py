@@ -35,6 +35,9 @@ DENSE = 1 << 13
 # A sum smaller than this part of the sum of magnitudes is taken once more, exactly: blocks add up
 # in float64, right to about 2^-53 of the latter. Freshly drawn weights stay above 2^-20.
 CANCELLATION = 2.0**-30
+# Parts are finished together, at the end or when they hold so many numbers (16 MB): small steps in
+# NumPy that run beside threads which measure take six times as long, each waits for the lock.
+MAX_WAITING = 1 << 21
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
 # (tensor number, element that the block starts with, block): looks at values while they are near.
@@ -93,6 +96,12 @@ class _Part:
     counts: np.ndarray
     ordered: np.ndarray | None = None
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers it keeps in memory."""
+        few = 0 if self.ordered is None else len(self.ordered)
+        return 2 * len(self.codes) + few
+
 
 class _Sum:
     """The parts of one tensor that have come so far."""
@@ -126,7 +135,7 @@ def measure(
     progress: Callable[[int], None] | None = None,
     watch: Watch | None = None,
 ) -> Iterator[tuple[int, Measured]]:
-    """(index, measure) of every tensor as they are done; all must pass `can_measure`.
+    """(index, measure) of every tensor, in any order; all must pass `can_measure`.
 
     quantiles: whether values are counted too. jobs: threads, default one a core; executor: used
     instead, of threads that share this process. progress: called with the number of stored bytes
@@ -140,7 +149,9 @@ def measure(
     width = AHEAD * (jobs or os.cpu_count() or 1)
     sums: dict[int, _Sum] = {}
     left: dict[int, int] = {}
-    pending: set[Future[list[tuple[_Piece, _Part | Measured]]]] = set()
+    pending: set[Future[list[tuple[_Piece, _Part]]]] = set()
+    waiting: list[tuple[int, _Part]] = []
+    room = MAX_WAITING
     try:
         plan = _plan(tensors, left)
         more = True
@@ -157,15 +168,19 @@ def measure(
                     tensor = tensors[piece.index]
                     if progress is not None:
                         progress(_stored_bytes(tensor, piece))
-                    if isinstance(part, Measured):
-                        yield piece.index, part
-                        continue
-                    sums.setdefault(piece.index, _Sum()).add(part)
-                    left[piece.index] -= 1
-                    if not left[piece.index]:
+                    if not piece.whole:
+                        sums.setdefault(piece.index, _Sum()).add(part)
+                        left[piece.index] -= 1
+                        if left[piece.index]:
+                            continue
                         del left[piece.index]
-                        whole = sums.pop(piece.index).total()
-                        yield piece.index, _finish(tensor, whole, quantiles)
+                        part = sums.pop(piece.index).total()
+                    waiting.append((piece.index, part))
+                    room -= part.numbers
+            if room <= 0 or not pending:
+                for index, part in waiting:
+                    yield index, _finish(tensors[index], part, quantiles)
+                waiting, room = [], MAX_WAITING
     finally:
         for future in pending:
             future.cancel()
@@ -211,14 +226,9 @@ class _Worker:
         self._watch = watch
         self._local = threading.local()
 
-    def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part | Measured]]:
-        """The pieces with what they gave: the finished measure where a piece is a whole tensor."""
-        answers: list[tuple[_Piece, _Part | Measured]] = []
-        for piece in job:
-            tensor = self._tensors[piece.index]
-            part = self._measure(tensor, piece)
-            answers.append((piece, _finish(tensor, part, self._quantiles) if piece.whole else part))
-        return answers
+    def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part]]:
+        """The pieces, each with what it gave."""
+        return [(piece, self._measure(self._tensors[piece.index], piece)) for piece in job]
 
     def _measure(self, tensor: Values, piece: _Piece) -> _Part:
         dtype = tensor.dtype

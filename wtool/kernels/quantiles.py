@@ -96,7 +96,7 @@ def quantiles_of(
     """Quantiles of counted values that are known to lie between `low` and `high`; not empty."""
     ends = np.cumsum(data.counts)
     below, above, weight = positions(int(ends[-1]), quantiles)
-    values = np.clip(data.values, float(low), float(high))
+    values = _within(data, float(low), float(high))
     lower = values[np.searchsorted(ends, below, side="right")]
     upper = values[np.searchsorted(ends, above, side="right")]
     return [float(q) for q in between(lower, upper, weight)]
@@ -108,10 +108,16 @@ def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> li
     width = last / bins - first / bins
     if not width > 0:
         return [data.total] + [0] * (bins - 1)
-    places = (np.clip(data.values, first, last) / width - first / width).astype(np.int64)
+    places = (_within(data, first, last) / width - first / width).astype(np.int64)
     return np.bincount(
         np.minimum(places, bins - 1), weights=data.counts, minlength=bins
     ).astype(np.int64).tolist()  # fmt: skip
+
+
+def _within(data: Counted, low: float, high: float) -> np.ndarray:
+    """The values, the middles of the outermost bins brought between `low` and `high`."""
+    values = data.values
+    return values if low <= values[0] and values[-1] <= high else np.clip(values, low, high)
 
 
 @lru_cache(maxsize=2)
