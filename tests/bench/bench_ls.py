@@ -100,10 +100,14 @@ def main() -> None:
         sys.stdout.write(
             table(f"ls of {os.path.getsize(path) / 1e9:.2f} GB, {title}", theirs, [own]) + "\n"
         )
-    results = compare(
-        {f"wtool ls, {kind}": [*ls, file] for kind, file in many.items()}, chosen.runs
+    theirs, *own = compare(
+        {
+            "torch.load(mmap)": [sys.executable, "-c", TORCH, many["torch"]],
+            **{f"wtool ls, {kind}": [*ls, file] for kind, file in many.items()},
+        },
+        chosen.runs,
     )
-    sys.stdout.write(table(f"ls of {MANY:,} tensors", results[0], results[1:]) + "\n")
+    sys.stdout.write(table(f"ls of {MANY:,} tensors", theirs, own) + "\n")
 
 
 if __name__ == "__main__":
