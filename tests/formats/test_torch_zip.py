@@ -315,6 +315,12 @@ def test_root_chooses_a_branch_and_a_dot_keeps_all(tmp_path):
         open_checkpoint(path, root="nope")
 
 
+def test_a_file_without_branches_has_none_to_choose_from(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    with pytest.raises(UsageError, match="the file has no branches: found --root nope"):
+        open_checkpoint(path, root="nope")
+
+
 def test_two_candidates_for_the_model_are_both_kept(tmp_path):
     w = torch.ones(2)
     path = saved(tmp_path, {"model": {"w": w}, "state_dict": {"w": w + 1}})

@@ -144,6 +144,10 @@ def _named_root(leaves: Sequence[Leaf], root: str) -> tuple[str, ...]:
             if dotted(leaf.path[:length]) == root:
                 return leaf.path[:length]
     choices = [*branches(leaves), "."]
+    if len(choices) == 1:
+        raise UsageError(
+            "the file has no branches", found=f"--root {shorten(root)}", hint="drop --root"
+        )
     raise UsageError(
         f"no branch '{shorten(root)}' with tensors",
         expected="one of " + ", ".join(map(shorten, choices[:20])),
