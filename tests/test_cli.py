@@ -193,7 +193,18 @@ def test_several_models_share_one_report(capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-@pytest.mark.parametrize("words", [["ls", CNN], ["check", CNN, "--format", "sarif"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", CNN],
+        ["check", CNN, "--format", "sarif"],
+        ["--help"],
+        ["ls", "-h"],
+        ["--version"],
+        ["completion", "bash"],
+        ["completion", "--help"],
+    ],
+)
 def test_a_full_disk_behind_standard_output_exits_5(words):
     with open("/dev/full", "w") as full:
         process = subprocess.run([*WTOOL, *words], stdout=full, stderr=subprocess.PIPE, text=True)
@@ -212,6 +223,7 @@ def test_closed_streams_are_no_bug():
     done = run_without(1, "ls", CNN)
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr == "wtool: error: standard output: cannot write: it is closed\n"
+    assert run_without(1, "--help").returncode == 5
     assert run_without(2, "ls", "missing.pth").returncode == 3
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 import wtool
+from wtool.commands import PrintedHelp, print_lines
 from wtool.errors import WtoolError, escape_controls
 
 COMMANDS = wtool.COMMANDS
@@ -34,7 +35,7 @@ class _Terminated(BaseException):
     """Somebody asked the process to end: what is half written is removed on the way out."""
 
 
-class _Commands(click.Group):
+class _Commands(PrintedHelp, click.Group):
     """A group that imports the file of a command only when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,12 +55,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         return
     from importlib import metadata
 
-    click.echo(f"wtool {wtool.__version__}, Python {sys.version.split()[0]}")
+    lines = [f"wtool {wtool.__version__}, Python {sys.version.split()[0]}\n"]
     for library in _LIBRARIES:
         try:
-            click.echo(f"{library} {metadata.version(library)}")
+            lines.append(f"{library} {metadata.version(library)}\n")
         except metadata.PackageNotFoundError:
-            click.echo(f"{library} not installed")
+            lines.append(f"{library} not installed\n")
+    print_lines(lines)
     ctx.exit()
 
 
@@ -83,7 +85,7 @@ def _wtool() -> None:
     """
 
 
-@click.command("completion", short_help="Print the shell completion script")
+@click.command("completion", cls=PrintedHelp, short_help="Print the shell completion script")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def _completion(shell: str) -> None:
     """Print the completion script for a shell.
@@ -96,7 +98,7 @@ def _completion(shell: str) -> None:
 
     completion = get_completion_class(shell)
     if completion is not None:
-        click.echo(completion(_wtool, {}, "wtool", "_WTOOL_COMPLETE").source())
+        print_lines([completion(_wtool, {}, "wtool", "_WTOOL_COMPLETE").source() + "\n"])
 
 
 def run(arguments: list[str] | None = None) -> int:

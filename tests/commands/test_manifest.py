@@ -330,8 +330,18 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path):
         (tmp_path / "bad.json").write_bytes(text)
         with pytest.raises(MalformedInput):
             wtool.verify(CNN, str(tmp_path / "bad.json"))
-    with pytest.raises(MalformedInput):
-        wtool.verify(CNN, CNN)
+    (tmp_path / "text.md").write_text("# notes")
+    with pytest.raises(MalformedInput, match="not a manifest: expected a JSON object"):
+        wtool.verify(CNN, str(tmp_path / "text.md"))
+
+
+@pytest.mark.parametrize("name", ["digits-cnn.pth", "digits-cnn.safetensors", "digits-cnn-tf"])
+def test_a_model_in_place_of_a_manifest_is_told_as_one(name):
+    other = str(FIXTURES / name)
+    with pytest.raises(MalformedInput, match="not a manifest but a weight file") as caught:
+        wtool.verify(CNN, other)
+    assert caught.value.path == other
+    assert "verify takes MODEL, then MANIFEST" in caught.value.hint
 
 
 def test_a_name_that_a_json_file_cannot_hold_is_refused(tmp_path):

@@ -28,6 +28,23 @@ _CHOOSING = ("select", "exclude", "root")
 _MODEL_HELP = "MODEL is a file, a TensorFlow prefix, an index file or a directory."
 
 
+class PrintedHelp(click.Command):
+    """A command whose help is printed as reports are: a full disk is an OutputError."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """See click.Command.get_help_option."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _print_help
+        return option
+
+
+def _print_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        print_lines([ctx.get_help() + "\n"])
+        ctx.exit()
+
+
 def report_command(
     function: Callable[..., Report],
     *params: click.Parameter,
@@ -35,7 +52,7 @@ def report_command(
     models: str = "many",
     formats: Sequence[str] = FORMATS,
     kinds: bool = True,
-    command_class: type[click.Command] = click.Command,
+    command_class: type[PrintedHelp] = PrintedHelp,
 ) -> click.Command:
     """A click command from a function `(checkpoint, *, options...) -> Report`.
 
@@ -182,13 +199,13 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
             for line in lines:
                 file.write(line.encode("utf-8", "surrogateescape"))
     else:
-        _print(lines)
+        print_lines(lines)
     if not quiet and format == "table":
         for note in report.notes:
             click.echo(f"note: {note}", err=True)
 
 
-def _print(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     """Write to standard output; OutputError where that is closed, or its disk is full."""
     from wtool.errors import OutputError
 
@@ -212,20 +229,30 @@ def refuse_report(path: str, *, force: bool) -> None:
 
     With --force a slip of the shell's history (`ls model.pth -o model.pth`) would destroy a model.
     """
-    from wtool.errors import OutputError, WtoolError
-    from wtool.formats import Probe, find_format
+    from wtool.errors import OutputError
     from wtool.writers.outputs import refuse_targets
 
     refuse_targets([path], 0, force=force)
+    kind = weight_file_kind(path)
+    if kind is not None:
+        raise OutputError(
+            f"cannot write: text would replace a weight file ({kind})",
+            path=path,
+            hint="name another",
+        )
+
+
+def weight_file_kind(path: str) -> str | None:
+    """What the weight file at `path` is called ("PyTorch zip file"); None where it is none."""
+    from wtool.errors import WtoolError
+    from wtool.formats import Probe, find_format
+
     if not os.path.exists(path):
-        return
+        return None
     try:
-        kind = find_format(Probe(path)).title
+        return find_format(Probe(path)).title
     except WtoolError:
-        return
-    raise OutputError(
-        f"cannot write: text would replace a weight file ({kind})", path=path, hint="name another"
-    )
+        return None
 
 
 def _progress(wanted: bool | None, quiet: bool) -> AbstractContextManager[Progress]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import open_model, report_command
+from wtool.commands import PrintedHelp, open_model, report_command
 from wtool.commands.manifest import refuse_output, write_manifest
 from wtool.commands.selection import compile_pattern
 from wtool.errors import UsageError
@@ -193,7 +193,7 @@ _RULE_OPTIONS = (
 )
 
 
-class _OrderedRules(click.Command):
+class _OrderedRules(PrintedHelp):
     """A command that hands the rule options over in the order of the command line.
 
     click groups values by option. Its parser knows the order of the options; the values of each

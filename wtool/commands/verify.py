@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, report_command
+from wtool.commands import open_model, report_command, weight_file_kind
 from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
-from wtool.errors import UsageError
+from wtool.errors import InputError, MalformedInput, UsageError
 from wtool.report import Column, Report
 
 if TYPE_CHECKING:
+    from wtool.manifests.document import Manifest
     from wtool.manifests.release import ModelRecord, ReleaseManifest
     from wtool.manifests.verification import Finding
 
@@ -63,10 +64,9 @@ def verify(
       wtool verify fixtures/digits-cnn.safetensors fixtures/manifests/release-1.json
       wtool verify fixtures/digits-cnn.pth fixtures/manifests/release-1.json --files
     """
-    from wtool.manifests.document import load
     from wtool.manifests.release import ReleaseManifest
 
-    loaded = load(manifest)
+    loaded = _load(manifest)
     if isinstance(loaded, ReleaseManifest):
         if tolerance is not None or original is not None:
             raise UsageError("--tolerance and --original go with a freezing manifest")
@@ -85,6 +85,23 @@ def verify(
         jobs=jobs,
         progress=progress,
     )
+
+
+def _load(path: str) -> Manifest:
+    """The manifest at `path`; a model in its place is told as what it is."""
+    from wtool.manifests.document import load
+
+    try:
+        return load(path)
+    except InputError as error:
+        kind = weight_file_kind(path)
+        if kind is None:
+            raise
+        raise MalformedInput(
+            f"not a manifest but a weight file ({kind})",
+            path=path,
+            hint="verify takes MODEL, then MANIFEST; `wtool manifest MODEL -o MANIFEST` writes one",
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,15 @@ def load(path: str) -> Manifest:
         source = FileSource(path)
         if source.size > MAX_NBYTES:
             raise MalformedInput("too large for a manifest", found=f"{source.size} bytes")
-        return parse(read_bytes(source, 0, source.size))
+        data = read_bytes(source, 0, source.size)
+        if not data[:HEAD_NBYTES].lstrip().startswith(b"{"):
+            first = " ".join(f"{byte:02x}" for byte in data[:8])
+            raise MalformedInput(
+                "not a manifest",
+                expected="a JSON object",
+                found=f"first bytes {first}" if first else "an empty file",
+            )
+        return parse(data)
     except MissingInput:
         raise
     except WtoolError as error:
