@@ -27,6 +27,18 @@ _NARROW = {**_SMALL, "embedding_size": 16}
 _GPT = {"vocab_size": 50, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 20}
 _PICTURE = {**_SMALL, "image_size": 16, "patch_size": 8}
 _STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_SOUND = {
+    "vocab_size": 32,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "conv_dim": (8, 8),
+    "conv_stride": (5, 2),
+    "conv_kernel": (10, 3),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
 # Family -> settings of its configuration.
 CONFIGS: dict[str, dict[str, Any]] = {
     "Bert": _SMALL,
@@ -94,6 +106,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "ConvNext": _STAGES,
     "ConvNextV2": _STAGES,
+    "MPNet": _SMALL,
+    "Lxmert": {
+        **_SMALL,
+        **dict.fromkeys(("l_layers", "x_layers", "r_layers"), 1),
+        **dict.fromkeys(("num_qa_labels", "num_object_labels", "num_attr_labels"), 5),
+        "visual_feat_dim": 12,
+    },
+    "Hubert": _SOUND,
+    "CLIP": {"text_config": _SMALL, "vision_config": _PICTURE, "projection_dim": 16},
+    "SwiftFormer": {"depths": [1] * 4, "embed_dims": [8, 8, 16, 16], "image_size": 32},
 }
 _PICTURES = ("ViT", "ResNet", "ConvNext", "ConvNextV2")
 
@@ -142,10 +164,12 @@ def inputs_of(name: str) -> dict[str, Any]:
     if family_of(name) in _PICTURES:
         size = 16 if family_of(name) == "ViT" else 64
         return {"pixel_values": random.normal(size=(2, 3, size, size)).astype("f4")}
+    if family_of(name) == "Hubert":
+        return {"input_values": random.normal(size=(2, 400)).astype("f4")}
     ids = random.integers(4, 50, (2, 9))
     if name.endswith("MultipleChoice"):
         return {"input_ids": random.integers(4, 50, (2, 3, 9))}
-    if family_of(name) in ("T5", "Bart"):
+    if family_of(name) in ("T5", "Bart") and not name.endswith("EncoderModel"):
         return {"input_ids": ids, "decoder_input_ids": random.integers(4, 50, (2, 7))}
     return {"input_ids": ids}
 

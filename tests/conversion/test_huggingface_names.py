@@ -136,3 +136,40 @@ def test_a_head_that_shares_all_it_has_is_not_guessed() -> None:
     assert text is not None
     assert "layer.0.dense" in text
     assert '"tiny.layer' not in text
+
+
+HEADS = ("masked_lm", "question_answering", "multiple_choice")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_pooler_is_left_out_where_the_head_does_not_read_it(head: str) -> None:
+    scope = f"mpnet/tfmp_net_for_{head}/mpnet"
+    shapes = {f"{scope}/layer_._0/dense/kernel:0": (4, 4), f"{scope}/pooler/dense/kernel:0": (4, 4)}
+    if head == "masked_lm":
+        shapes |= {f"{scope}/embeddings/word_embeddings/weight:0": (5, 4)}
+        shapes |= {f"lm_head/tfmp_net_for_{head}/lm_head/bias:0": (5,)}
+    b = checkpoint(shapes, "keras_h5")
+    text = rules_text(None, b)
+    assert text is not None
+    outcome = plan_layouts(b, parse_mapping(text), to="a")
+    assert outcome.open == ()
+    assert ("mpnet.pooler.dense.weight" in outcome.tensors) == (head == "multiple_choice")
+
+
+@pytest.mark.parametrize("name", ["clip/logit_scale:0", "swiftformer/net_._0/layer_scale_1:0",
+                                  "prompt_encoder/point_embed_._0:0"])  # fmt: skip
+def test_a_name_or_shape_that_does_not_follow_is_refused(name: str) -> None:
+    levels = name.split("/")
+    b = checkpoint({"/".join([levels[0], "tf_some_model", *levels]): (1,)}, "keras_h5")
+    with pytest.raises(UnsupportedError, match="its name and shape in PyTorch do not follow"):
+        rules_text(None, b)
+
+
+def test_a_decoders_table_is_shared_only_where_there_is_a_decoder() -> None:
+    scope = "shared/tft5_encoder_model"
+    shapes = {f"{scope}/shared/weight:0": (5, 4), f"{scope}/encoder/block_._0/kernel:0": (4, 4)}
+    b = checkpoint(shapes, "keras_h5")
+    text = rules_text(None, b)
+    assert text is not None
+    assert "encoder.embed_tokens.weight" in text
+    assert "decoder.embed_tokens.weight" not in text

@@ -13,7 +13,7 @@ from hf_zoo import build_tensorflow, build_torch, inputs_of
 
 import wtool
 from wtool.checkpoint import Checkpoint
-from wtool.errors import UnsupportedError
+from wtool.errors import LossError, UnsupportedError
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5
@@ -35,8 +35,13 @@ CLASSES = [
     "EsmForMaskedLM",
     "GPT2Model", "XLMWithLMHeadModel", "BartModel",
     "ViTForImageClassification", "ResNetForImageClassification", "ConvNextForImageClassification",
-    "ConvNextV2Model",
+    "ConvNextV2Model", "T5EncoderModel", "MPNetModel", "MPNetForMultipleChoice",
 ]  # fmt: skip
+# Heads that do not read the pooler that only TensorFlow's class has.
+UNREAD = ["MPNetForMaskedLM", "MPNetForSequenceClassification", "MPNetForTokenClassification",
+          "MPNetForQuestionAnswering"]  # fmt: skip
+# Classes whose PyTorch names or shapes TensorFlow's do not tell.
+DOUBTFUL = ["CLIPModel", "SwiftFormerModel"]
 # Heads that only share: TensorFlow's file does not tell them from the bare model.
 HIDDEN = ["GPT2LMHeadModel", "T5ForConditionalGeneration"]
 
@@ -154,6 +159,58 @@ def test_a_head_that_only_shares_is_not_guessed(name: str, tmp_path: Path) -> No
         wtool.convert(str(tmp_path / "model.h5"), str(tmp_path / "out.pth"), to="torch")
     assert "--like" in (caught.value.hint or "")
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_pooler_that_no_head_reads_is_left_out_and_named(name: str, tmp_path: Path) -> None:
+    settings, model = build_torch(name)
+    source, fresh, made = (str(tmp_path / n) for n in ("model.pth", "fresh.h5", "made.h5"))
+    torch.save(model.state_dict(), source)
+    twin = build_tensorflow(name, settings)
+    twin.save_weights(fresh)
+    assert wtool.convert(fresh, str(tmp_path / "out.pth"), to="torch").ok
+    rows = wtool.convert(fresh, str(tmp_path / "no.pth"), to="torch", explain=True).rows
+    reasons = [row["evidence"] for row in rows if "pooler" in (row["source"] or "")]
+    assert len(reasons) == 2
+    assert all("a pooler that this head does not read" in reason for reason in reasons)
+    assert set(wtool.open(tmp_path / "out.pth").tensors) == set(model.state_dict())
+
+    with pytest.raises(LossError, match="template 'mpnet/pooler/dense/kernel'"):
+        wtool.convert(source, made, to="keras", like=fresh)
+    assert wtool.convert(source, made, to="keras", like=fresh, allow=["template"]).ok
+    twin.load_weights(made)
+    assert_equal_outputs(run_tensorflow(twin, name), run_torch(model, name))
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_a_shape_that_does_not_follow_is_not_guessed(name: str, tmp_path: Path) -> None:
+    settings, _ = build_torch(name)
+    build_tensorflow(name, settings).save_weights(tmp_path / "model.h5")
+    with pytest.raises(UnsupportedError, match="its name and shape in PyTorch do not follow"):
+        wtool.convert(str(tmp_path / "model.h5"), str(tmp_path / "out.pth"), to="torch")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_weight_normalisation_has_torchs_names_and_shapes(tmp_path: Path) -> None:
+    name = "HubertModel"
+    settings, model = build_torch(name)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    twin = build_tensorflow(name, settings)
+    twin.save_weights(tmp_path / "model.h5")
+    wtool.convert(str(tmp_path / "model.h5"), str(tmp_path / "out.pth"), to="torch")
+    found = wtool.open(tmp_path / "out.pth")
+    assert {t.name: t.shape for t in found} == {
+        key: tuple(value.shape) for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))
+    assert_equal_outputs(run_tensorflow(twin, name), run_torch(model, name))
+
+
+def test_a_decoder_without_a_bias_gets_none(tmp_path: Path) -> None:
+    settings, model = build_torch("LxmertForPreTraining")
+    build_tensorflow("LxmertForPreTraining", settings).save_weights(tmp_path / "model.h5")
+    wtool.convert(str(tmp_path / "model.h5"), str(tmp_path / "out.pth"), to="torch")
+    assert set(wtool.open(tmp_path / "out.pth").tensors) == set(model.state_dict())
 
 
 # Class, the loader of transformers that reads its TensorFlow 1 checkpoint, its options.

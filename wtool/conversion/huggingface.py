@@ -17,8 +17,10 @@ from wtool.conversion.huggingface_names import (
     Named,
     has_plain_head,
     is_bare,
+    is_doubtful,
     is_huggingface,
     name_tensors,
+    reason_unread,
     scope_of,
     without_base,
 )
@@ -41,7 +43,7 @@ _WORDS = "*.embeddings.word_embeddings.weight"
 # has, what a name begins with where it is not so). "*": the one tensor whose name ends so.
 TIES = (
     ("cls.predictions.decoder.weight", "cls.predictions.bias", _WORDS, ""),
-    ("cls.predictions.decoder.bias", "cls.predictions.bias", "cls.predictions.bias", ""),
+    ("cls.predictions.decoder.bias", "cls.predictions.bias", "cls.predictions.bias", "lxmert."),
     ("lm_head.decoder.weight", "lm_head.dense.weight", _WORDS, ""),
     ("lm_head.decoder.bias", "lm_head.dense.weight", "lm_head.bias", "esm."),
     ("lm_head.weight", "lm_head.bias", _WORDS, "lm_head.dense."),
@@ -75,6 +77,8 @@ def rules_text(a: Checkpoint | None, b: Checkpoint) -> str | None:
         return None
     present = None if a is None else {t.name: t for t in a if t.role not in STATE}
     named = _names_alone(b) if present is None else _names_met(b, present)
+    met = {one.tensor.name for one in named}
+    unread = [one for one in name_tensors(b) if one.tensor.name not in met]
     owners: dict[str, Named] = {}
     for one in named:
         owners.setdefault(one.torch_name, one)
@@ -87,6 +91,7 @@ def rules_text(a: Checkpoint | None, b: Checkpoint) -> str | None:
         *_layers(list(apart.values()), present or {}),
         *_repeated(named, {**owners, **{name: owners[one] for name, one in twins.items()}}),
         *rest,
+        *_unread(unread, scope_of(b)),
     ]
     return "\n".join([*_header(), *(line for block in blocks for line in ("", *block))]) + "\n"
 
@@ -107,7 +112,7 @@ def _header() -> Block:
 def _names_met(b: Checkpoint, present: Mapping[str, Tensor]) -> list[Named]:
     """The names under which all of `b` is in a state dict; none where it is not."""
     named = list(name_tensors(b))
-    for form in (named, without_base(named)):
+    for form in (named, without_base(named), _read_by_head(b, named)):
         if all(one.torch_name in present for one in form):
             return form
     return []
@@ -117,12 +122,34 @@ def _names_alone(b: Checkpoint) -> list[Named]:
     """The names that the PyTorch class of `b` gives, as far as `b` tells them."""
     named = list(name_tensors(b))
     scope = scope_of(b)
+    for one in named:
+        if is_doubtful(one):
+            raise UnsupportedError(
+                "its name and shape in PyTorch do not follow from TensorFlow's",
+                path=b.path,
+                tensor=one.tensor.name,
+                hint="a mapping file of yours decides: --map",
+            )
     if is_bare(scope):
         return without_base(named)
     names = {one.torch_name for one in named}
     if has_plain_head(scope) or any(mark in names for _, mark, _, _ in TIES):
-        return named
+        return _read_by_head(b, named)
     raise _hidden_head(b)
+
+
+def _read_by_head(b: Checkpoint, named: Sequence[Named]) -> list[Named]:
+    """Those of `named` that the PyTorch class with that head has."""
+    scope = scope_of(b)
+    return [one for one in named if reason_unread(one, scope) is None]
+
+
+def _unread(named: Sequence[Named], scope: str) -> Iterator[Block]:
+    """Blocks for what only TensorFlow has: left out, and on the way back as the template has it."""
+    for one in named:
+        name = escape(one.tensor.name)
+        reason = reason_unread(one, scope) or ""
+        yield table("ignore", side="b", name=name, reason=reason)
 
 
 def _hidden_head(b: Checkpoint) -> UnsupportedError:
@@ -181,7 +208,9 @@ def _rule(members: Mapping[str, Named], leaf: str, present: Mapping[str, Tensor]
     known = present.get(one.torch_name)
     rank = None if known is None else len(known.shape)
     operations: tuple[str, ...] = ()
-    if leaf in ("kernel", "pointwise_kernel"):
+    if leaf == "weight_g":
+        operations = ("permute 2 1 0",)
+    elif leaf in ("kernel", "pointwise_kernel"):
         operations = ("transpose",) if len(shape) == 2 else ("permute ... 1 0",)
     elif leaf == "depthwise_kernel":
         multiplier = f"unflatten 0 -1 {shape[-1]}"
@@ -246,7 +275,10 @@ def _shared_heads(b: Checkpoint, owners: Mapping[str, Named]) -> list[Block]:
         prefix + name: prefix + shared
         for prefix in ("", "model.")
         for name in tables
-        if prefix + shared in owners and prefix + name not in owners
+        if prefix + shared in owners
+        and prefix + name not in owners
+        # A decoder's table only where there is a decoder.
+        and any(owner.startswith(prefix + name.partition(".")[0] + ".") for owner in owners)
     }
     for name, mark, _, _ in TIES:
         if mark in owners and name not in owners and name not in found:

@@ -30,6 +30,9 @@ LEAVES = {
     "moving_variance": "running_var",
     "depthwise_kernel": "depthwise.weight",
     "pointwise_kernel": "pointwise.weight",
+    # A weight normalisation, as torch has named it since 2.0.
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
 }
 # Roles of tensors that belong to training, not to the model.
 STATE = ("optimizer", "ema", "other")
@@ -38,6 +41,21 @@ _BARE = re.compile(r"tf.*model(_\d+)?")
 _PLAIN_HEADS = re.compile(
     r"for_(sequence|token|image)_classification|for_question_answering|for_multiple_choice"
     r"|for_next_sentence_prediction|for_pre_training"
+)
+# Layers of TensorFlow's classes with a head that their heads do not read, and that PyTorch's do not
+# have: (name in PyTorch, scopes of the classes whose head reads it, why it is left out).
+_UNREAD = (
+    (
+        re.compile(r"mpnet\.pooler\.dense\.(weight|bias)"),
+        re.compile(r"for_multiple_choice|_model(_\d+)?$"),
+        "a pooler that this head does not read; only TensorFlow's class has it",
+    ),
+)
+# Names whose shape in PyTorch is another, by the class: TensorFlow's names do not say which.
+_DOUBTFUL = re.compile(
+    r"(.+\.)?logit_scale"  # CLIP's is a scalar in PyTorch, one row in TensorFlow
+    r"|swiftformer\..*\.layer_scale(_[12])?"  # columns in PyTorch
+    r"|.*_\._.*"  # Sam's lists of variables, of which PyTorch has one more
 )
 
 
@@ -102,3 +120,16 @@ def without_base(named: Sequence[Named]) -> list[Named]:
     if len({one.module.partition(".")[0] for one in named}) != 1:
         return list(named)
     return [Named(one.tensor, one.module.partition(".")[2], one.leaf) for one in named]
+
+
+def reason_unread(one: Named, scope: str) -> str | None:
+    """Why PyTorch's class of that scope has no such tensor; None where it has."""
+    for name, readers, reason in _UNREAD:
+        if name.fullmatch(one.torch_name) and not readers.search(scope):
+            return reason
+    return None
+
+
+def is_doubtful(one: Named) -> bool:
+    """Whether the name or the shape in PyTorch does not follow from TensorFlow's."""
+    return one.tensor.shape != () and _DOUBTFUL.fullmatch(one.torch_name) is not None
