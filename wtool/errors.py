@@ -145,6 +145,14 @@ def escape_controls(text: str) -> str:
     )
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`number` and what it counts, in words for people: "1 tensor", "1,234 tensors".
+
+    `many` where it is not `one` with an s: counted(n, "tensor is", "tensors are").
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def shorten(name: str, limit: int = 200) -> str:
     """`name`, cut in the middle with its length where it is longer than `limit` characters."""
     if len(name) <= limit:

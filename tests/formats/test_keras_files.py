@@ -189,7 +189,7 @@ def test_a_deflated_archive_reads_the_same(keras3: Any, folder: Path, tmp_path: 
         target.writestr("assets/words.txt", "x")
     checkpoint = open_checkpoint(path)
     assert_same(values(checkpoint), keras3_weights(keras3))
-    assert checkpoint.notes == ("1 other members of the archive are not read (assets)",)
+    assert checkpoint.notes == ("1 other member is not read (assets)",)
 
 
 def test_keras3_shards_read_as_one_model(keras3: Any, folder: Path) -> None:

@@ -107,7 +107,7 @@ def test_float8_e5m2_is_known_by_its_code(tmp_path: Path) -> None:
 def test_bytes_after_the_array_are_noted(tmp_path: Path) -> None:
     content = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(7))
     checkpoint = open_checkpoint(write(tmp_path, content))
-    assert checkpoint.notes == ("'array': 3 bytes after the array are not read",)
+    assert checkpoint.notes == ("'array': not read: 3 bytes after the array",)
 
 
 HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }"

@@ -162,7 +162,7 @@ def test_a_bool_of_7_is_true(tmp_path: Path) -> None:
 
 def test_unknown_fields_are_noted(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, VALID["unknown fields"]))
-    assert checkpoint.notes == ("1 tensors have fields that the format lacks, first 'a': ignored",)
+    assert checkpoint.notes == ("1 tensor has fields that the format lacks, first 'a': ignored",)
 
 
 def test_metadata_that_names_a_kept_tensor_gives_the_removed_name_as_an_alias(

@@ -96,9 +96,7 @@ def test_a_tie_in_the_index_metadata_is_an_alias(tmp_path: Path) -> None:
 def test_tensors_that_the_map_does_not_name_are_left_out_with_a_note(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(two_shards(tmp_path, {"b": SECOND, "a": FIRST}, x="y"))
     assert list(checkpoint.tensors) == ["b", "a"]
-    assert checkpoint.notes == (
-        f"{FIRST}: 1 tensors that the index does not name are left out: 'c'",
-    )
+    assert checkpoint.notes == (f"{FIRST}: 1 tensor is not named by the index, left out: 'c'",)
 
 
 def test_a_missing_shard_is_named_with_what_it_held(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wtool.dtypes import DTYPES
-from wtool.errors import MalformedInput, shorten
+from wtool.errors import MalformedInput, counted, shorten
 from wtool.extents import Strided
 from wtool.sources import FileSource, read_bytes
 
@@ -92,7 +92,7 @@ def examine(checkpoint: Checkpoint) -> Iterator[Symptom]:
         yield Symptom(
             "byte order",
             shorten(big[0]),
-            f"{len(big):,} tensors stored big-endian",
+            f"{counted(len(big), 'tensor')} stored big-endian",
             "little-endian",
             command(checkpoint.path),
         )

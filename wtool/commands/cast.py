@@ -27,7 +27,7 @@ from wtool.commands.saving_options import saving_options, shaping_options
 from wtool.commands.selection import matches
 from wtool.conversion.cast_extent import CastExtent
 from wtool.dtypes import DTYPES, DType
-from wtool.errors import UnsupportedError, UsageError
+from wtool.errors import UnsupportedError, UsageError, counted
 from wtool.extents import Absent
 from wtool.report import Column, Report, human_bytes
 
@@ -144,7 +144,9 @@ def cast(
     damages = _damages(casts, result)
     overflowed = sum(damage.overflowed for damage in damages.values())
     if overflowed and on_overflow == "fail":
-        refusals.append(f"would be refused: {overflowed} values overflow {to}")
+        refusals.append(
+            f"would be refused: {counted(overflowed, 'value overflows', 'values overflow')} {to}"
+        )
     report = _report(
         casts,
         result,
@@ -260,9 +262,9 @@ def _report(
     }
     before, after = (human_bytes(totals[f"nbytes_{when}"]) for when in ("before", "after"))
     footer = [
-        f"{totals['cast']} of {len(casts)} tensors cast, {before} -> {after}; "
-        f"{totals['overflowed']:,} values overflowed, {totals['flushed']:,} flushed to zero, "
-        f"{totals['subnormal']:,} turned subnormal",
+        f"{totals['cast']} of {counted(len(casts), 'tensor')} cast, {before} -> {after}; "
+        f"{counted(totals['overflowed'], 'value')} overflowed, "
+        f"{totals['flushed']:,} flushed to zero, {totals['subnormal']:,} turned subnormal",
         *rest.pop("footer"),
     ]
     all_totals = totals | {"max_rel": max((d.max_rel for d in damages.values()), default=0.0)}

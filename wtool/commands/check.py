@@ -15,7 +15,7 @@ from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run
 from wtool.checks.subject import Subject
 from wtool.commands import open_model, report_command
 from wtool.commands.selection import choose
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.report import Column, Report
 
 FORMATS = ("table", "json", "csv", "markdown", "html", "sarif", "junit", "github")
@@ -180,12 +180,12 @@ def _facts(rule: Rule) -> dict[str, str]:
 
 
 def _summary(totals: dict[str, int]) -> str:
-    ran = f"{totals['rules']} rules"
+    ran = counted(totals["rules"], "rule")
     parts = []
     for level in ("error", "warning", "note"):
         number = totals[f"{level}s"]
         if number:
-            parts.append(f"{number:,} {level}{'s' if number > 1 else ''}")
+            parts.append(counted(number, level))
     if totals["suppressed"]:
         parts.append(f"{totals['suppressed']:,} suppressed by the policy")
     return f"{ran}: {', '.join(parts)}" if parts else f"{ran}: clean"

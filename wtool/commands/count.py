@@ -9,6 +9,7 @@ import click
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import opened, report_command
 from wtool.commands.grouping import group_of
+from wtool.errors import counted
 from wtool.report import Column, Report, human_bytes
 
 _CHOICES = ("layer", "depth:N", "kind", "role", "dtype", "tensor", "shard")
@@ -49,9 +50,10 @@ def count(checkpoint: Checkpoint | str | os.PathLike[str], *, by: str = "depth:1
     )
     shared = totals["shared"] and f"; {totals['shared']:,} shared by tied tensors, counted once"
     footer = (
-        f"{totals['parameters']:,} parameters ({totals['weights']:,} weights, "
-        f"{totals['biases']:,} biases); {totals['buffers']:,} buffer elements{other or ''}"
-        f"{shared or ''}; {totals['tensors']:,} tensors, {human_bytes(totals['nbytes'])}"
+        f"{counted(totals['parameters'], 'parameter')} ({counted(totals['weights'], 'weight')}, "
+        f"{counted(totals['biases'], 'bias', 'biases')}); "
+        f"{counted(totals['buffers'], 'buffer element')}{other or ''}{shared or ''}; "
+        f"{counted(totals['tensors'], 'tensor')}, {human_bytes(totals['nbytes'])}"
     )
     return Report(
         command="count",

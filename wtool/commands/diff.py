@@ -17,7 +17,7 @@ from wtool.commands import open_model, report_command
 from wtool.commands.diff_manifests import diff_manifests
 from wtool.commands.grouping import group_of
 from wtool.commands.selection import choose, keep_names
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.extents import Absent
 from wtool.report import Column, Report
 
@@ -359,7 +359,8 @@ def _is_floating(change: Change) -> bool:
 def _summary(counts: Mapping[str, int], totals: Mapping[str, Any], tolerance: float) -> str:
     parts = [f"{number} {kind}" for kind, number in counts.items() if number]
     within = f" within {tolerance:g}" if tolerance else ""
-    same = f"{totals['same']} of {totals['tensors']} tensors are the same{within}"
+    are = "is" if totals["same"] == 1 else "are"
+    same = f"{totals['same']} of {counted(totals['tensors'], 'tensor')} {are} the same{within}"
     return f"{', '.join(parts)}; {same}" if parts else f"{same}: no difference"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.report import Column, Report
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def diff_manifests(
     gone = {change.name for change in changes}
     same = sum(name in new and name not in gone for name in old)
     parts = [f"{number} {kind}" for kind, number in counts.items() if number]
-    told = f"{same} of {len(old) + counts['added']} tensors are the same, by digest"
+    are = "is" if same == 1 else "are"
+    told = f"{same} of {counted(len(old) + counts['added'], 'tensor')} {are} the same, by digest"
     return Report(
         command="diff",
         columns=_COLUMNS,

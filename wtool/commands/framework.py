@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.errors import OutputExists, UnsupportedError, UsageError
+from wtool.errors import OutputExists, UnsupportedError, UsageError, counted
 from wtool.report import Report
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def sidecar_notes(sidecar: Plan | None) -> list[str]:
         return []
     count = sum(len(file.tensors) for file in sidecar.files)
     path = sidecar.files[0].path
-    return [f"set aside in {path}: {count} tensors, for an exact way back"]
+    return [f"set aside in {path}: {counted(count, 'tensor')}, for an exact way back"]
 
 
 def check_sidecar(outcome: Outcome, path: str | None, *, force: bool) -> None:

@@ -11,7 +11,7 @@ from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import PrintedHelp, open_model, report_command
 from wtool.commands.manifest import refuse_output, write_manifest
 from wtool.commands.selection import compile_pattern
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
 from wtool.report import Column, Report, human_bytes
 
@@ -87,7 +87,8 @@ def freeze(
     )
     write_manifest(output, document.dump(manifest))
     left_out = len(opened) - len(model_tensors(opened))
-    notes = [f"{left_out} tensors of optimizer, EMA and others left out"] if left_out else []
+    others = f"{counted(left_out, 'tensor')} of optimizer, EMA and others left out"
+    notes = [others] if left_out else []
     return Report(
         command="freeze",
         columns=_COLUMNS,
@@ -158,8 +159,8 @@ def _state(row: dict[str, Any]) -> str:
 
 def _footer(totals: dict[str, int]) -> list[str]:
     parts = [
-        f"{name} {totals[f'{name}_tensors']:,} tensors, {totals[name]:,} elements, "
-        f"{human_bytes(totals[f'{name}_bytes'])}"
+        f"{name} {counted(totals[f'{name}_tensors'], 'tensor')}, "
+        f"{counted(totals[name], 'element')}, {human_bytes(totals[f'{name}_bytes'])}"
         for name in _CLASSES
     ]
     return [

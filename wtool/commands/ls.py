@@ -9,6 +9,7 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.commands import opened, report_command
 from wtool.commands.grouping import join_names
+from wtool.errors import counted
 from wtool.extents import Strided
 from wtool.report import Column, Report, human_bytes
 from wtool.sources import Source, absolute
@@ -79,8 +80,8 @@ def ls(
     tied = f", {len(aliases)} tied" if aliases else ""
     parts = f", {len(checkpoint.files)} files" if several else ""
     footer = (
-        f"{checkpoint.format}{parts}: {totals['tensors']:,} tensors{tied}, "
-        f"{totals['count']:,} elements, {human_bytes(totals['nbytes'])}"
+        f"{checkpoint.format}{parts}: {counted(totals['tensors'], 'tensor')}{tied}, "
+        f"{counted(totals['count'], 'element')}, {human_bytes(totals['nbytes'])}"
     )
     return Report(
         command="ls",
@@ -109,7 +110,8 @@ def _globals(checkpoint: Checkpoint) -> Report:
         for name, times in sorted(checkpoint.globals.items())
     ]
     refused = sum(row["weights_only"] == "refused" for row in rows)
-    text = f"{checkpoint.format}: {len(rows)} globals named, {refused} that weights_only refuses"
+    named = counted(len(rows), "global")
+    text = f"{checkpoint.format}: {named} named, {refused} that weights_only refuses"
     return Report(
         command="ls",
         columns=[Column("global"), Column("times"), Column("weights_only")],
@@ -125,6 +127,7 @@ def _extras(checkpoint: Checkpoint) -> Report:
     """The values that are not tensors: epoch, hyperparameters, metadata."""
     values = {**checkpoint.metadata, **checkpoint.extras}
     rows = [{"name": name, "value": _plain(value)} for name, value in values.items()]
+    found = counted(len(rows), "value that is not a tensor", "values that are not tensors")
     return Report(
         command="ls",
         columns=[Column("name"), Column("value")],
@@ -132,7 +135,7 @@ def _extras(checkpoint: Checkpoint) -> Report:
         totals={"values": len(rows)},
         notes=checkpoint.notes,
         sources=[checkpoint.path],
-        footer=[f"{checkpoint.format}: {len(rows)} values that are not tensors"],
+        footer=[f"{checkpoint.format}: {found}"],
     )
 
 

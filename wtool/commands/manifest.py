@@ -10,7 +10,7 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model, refuse_report, report_command
 from wtool.commands.selection import choose
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
 from wtool.report import Column, Report, human_bytes
 
@@ -110,10 +110,7 @@ def manifest(
         totals={"models": len(records), "files": count, "nbytes": size},
         notes=[note for checkpoint in opened for note in checkpoint.notes],
         sources=[checkpoint.path for checkpoint in opened],
-        footer=[
-            f"wrote {output}: {count} {'file' if count == 1 else 'files'}, {human_bytes(size)}, "
-            f"{digest}"
-        ],
+        footer=[f"wrote {output}: {counted(count, 'file')}, {human_bytes(size)}, {digest}"],
     )
 
 

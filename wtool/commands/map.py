@@ -10,7 +10,7 @@ import click
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model, refuse_report, report_command
-from wtool.errors import UnsupportedError
+from wtool.errors import UnsupportedError, counted
 from wtool.report import Column, Report
 
 if TYPE_CHECKING:
@@ -76,13 +76,11 @@ def map(
 def _notes(proposal: Proposal) -> list[str]:
     notes = [*proposal.a.notes, *proposal.b.notes]
     ordered = sum(match.grade == "ordered" for match in proposal.pairing.matches)
+    layers = counted(ordered, "layer is", "layers are")
     if ordered and proposal.accept_ordered:
-        notes.append(f"{ordered} layers are matched by their order alone, as you allowed")
+        notes.append(f"{layers} matched by their order alone, as you allowed")
     elif ordered:
-        notes.append(
-            f"{ordered} layers are matched by their order alone; --accept-ordered makes rules of "
-            "them"
-        )
+        notes.append(f"{layers} matched by their order alone; --accept-ordered makes rules of them")
     return notes
 
 

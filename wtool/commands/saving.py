@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.errors import LossError, OutputError, UsageError, shorten
+from wtool.errors import LossError, OutputError, UsageError, counted, shorten
 from wtool.report import Column, Report, human_bytes
 
 if TYPE_CHECKING:
@@ -193,10 +193,10 @@ def prove_written(
 def with_proof(report: Report, proof: Proof, *, within: bool = False) -> Report:
     """The report with what was proven; not ok where the proof failed."""
     how = "within the stated error" if within else "bit by bit"
-    found = f"{proof.library} read {proof.tensors} tensors, {human_bytes(proof.nbytes)}"
+    found = f"{proof.library} read {counted(proof.tensors, 'tensor')}, {human_bytes(proof.nbytes)}"
     verdict = f"proved: {found}: equal {how}"
     if proof.faults:
-        verdict = f"NOT PROVED: {found}: {len(proof.faults)} faults"
+        verdict = f"NOT PROVED: {found}: {counted(len(proof.faults), 'fault')}"
     totals = {
         "proved_by": proof.library,
         "proved_tensors": proof.tensors,

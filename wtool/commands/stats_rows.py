@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Tensor
+from wtool.errors import counted
 from wtool.report import Bins, Column, human_bytes
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) ->
     for tensor, moments in seen:
         for finding in _findings(tensor, moments):
             found[finding].append(tensor.name)
-    lines = [f"{len(whole.tensors):,} tensors, {whole.count:,} elements, {human_bytes(nbytes)}"]
+    tensors, elements = counted(len(whole.tensors), "tensor"), counted(whole.count, "element")
+    lines = [f"{tensors}, {elements}, {human_bytes(nbytes)}"]
     for (one, many), names in zip(_FINDINGS, found, strict=True):
         if not names:
             continue

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from wtool.checkpoint import Checkpoint, Tensor
+from wtool.errors import counted
 from wtool.layers import output_axis
 from wtool.report import Column
 
@@ -54,12 +55,14 @@ def unit_rows(
 
 def unit_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the rows add up to, then what deserves a look."""
-    lines = [f"{len(rows):,} weights, {sum(row['units'] for row in rows):,} units"]
+    lines = [
+        f"{counted(len(rows), 'weight')}, {counted(sum(row['units'] for row in rows), 'unit')}"
+    ]
     for column, what in (("dead", "dead (all zero)"), ("duplicate", "equal to another unit")):
         found = [row for row in rows if row[column]]
         if found:
             units = sum(row[column] for row in found)
-            lines.append(f"{units:,} units {what} in {_names(found)}")
+            lines.append(f"{counted(units, 'unit')} {what} in {_names(found)}")
     constant = [row for row in rows if row["constant"]]
     if constant:
         lines.append(f"constant: {_names(constant)}")

@@ -13,7 +13,7 @@ from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model, report_command, weight_file_kind
 from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
-from wtool.errors import InputError, MalformedInput, UsageError
+from wtool.errors import InputError, MalformedInput, UsageError, counted
 from wtool.report import Column, Report
 
 if TYPE_CHECKING:
@@ -211,8 +211,9 @@ def _check_tensors(
 
 
 def _summary(checked: int, failed: int, what: str) -> str:
-    things = f"{checked} {what}" if checked == 1 else f"{checked} {what}s"
-    return f"{failed} of {things} do NOT verify" if failed else f"{things} verify"
+    if failed:
+        return f"{failed} of {counted(checked, what)} {'does' if failed == 1 else 'do'} NOT verify"
+    return counted(checked, f"{what} verifies", f"{what}s verify")
 
 
 COMMAND = report_command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import open_model
-from wtool.errors import UsageError
+from wtool.errors import UsageError, counted
 from wtool.report import Column, Report
 
 if TYPE_CHECKING:
@@ -157,15 +157,17 @@ def _report(
         },
     }
     answer = "does NOT verify" if failed else "verifies"
+    same = len(frozen) - broken
+    as_before = "is as it was" if same == 1 else "are as they were"
     footer = [
-        f"{answer}: {len(frozen) - broken} of {len(frozen)} frozen tensors are as they were, "
+        f"{answer}: {same} of {counted(len(frozen), 'frozen tensor')} {as_before}, "
         f"{len(trained) - len(unchanged)} of {len(trained)} trained ones changed"
     ]
     buffers = [f.name for f in failed if f.role == "buffer" and f.status == "different"]
     if buffers:
         footer.append(
-            f"{len(buffers)} frozen buffers changed, first '{buffers[0]}': running statistics move "
-            "when a frozen normalisation layer is left in training mode"
+            f"{counted(len(buffers), 'frozen buffer')} changed, first '{buffers[0]}': "
+            "running statistics move when a frozen normalisation layer is left in training mode"
         )
     if unchanged:
         footer.append(f"never trained: {', '.join(unchanged[:8])}{_more(len(unchanged) - 8)}")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from wtool.dtypes import DType
-from wtool.errors import LossError
+from wtool.errors import LossError, counted
 from wtool.extents import Extent, Strided
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class CastExtent(Extent):
 
     def _overflow(self, damage: Damage) -> LossError:
         return LossError(
-            f"{damage.overflowed} of {damage.count} values overflow {self.dtype.name}",
+            f"{damage.overflowed} of {counted(damage.count, 'value')} overflow {self.dtype.name}",
             found=f"{damage.old:.9g} at element {damage.worst}",
             hint="--on-overflow clamp or inf goes on; --dry-run measures every tensor",
         )

@@ -15,6 +15,7 @@ from wtool.conversion.layer_rules import TORCH_KERAS
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
+from wtool.errors import counted
 
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
@@ -103,7 +104,7 @@ def _open_row(side: str, name: str, reason: str) -> dict[str, Any]:
 
 def _open_reason(ones: Sequence[Unit], others: Sequence[Unit]) -> str:
     if ones and others:
-        return f"any of {len(others)} layers of its kind and shape, among {len(ones)}"
+        return f"any of {counted(len(others), 'layer')} of its kind and shape, among {len(ones)}"
     return "no counterpart of its kind and shape"
 
 
@@ -169,7 +170,8 @@ def draft(proposal: Proposal, name: str) -> str:
     """The mapping file: TOML text that ends with a newline."""
     matches = proposal.pairing.matches
     accepted = sum(m.grade == "ordered" for m in matches) if proposal.accept_ordered else 0
-    notes = [f"{accepted} layers were matched by their order alone, as --accept-ordered allows"]
+    layers = counted(accepted, "layer was", "layers were")
+    notes = [f"{layers} matched by their order alone, as --accept-ordered allows"]
     lines = [
         "# Written by wtool map. Blocks that start with '#' count only once the '#' is removed.",
         "[mapping]",

@@ -20,7 +20,7 @@ from wtool.conversion.layer_rules import KINDS
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Side, SideName
 from wtool.conversion.toml_text import escape
-from wtool.errors import MalformedInput, UnsupportedError, UsageError, shorten
+from wtool.errors import MalformedInput, UnsupportedError, UsageError, counted, shorten
 from wtool.layers.names import split_leaf
 
 NAMED_AT_MOST = 8
@@ -121,7 +121,8 @@ def generic_mapping(
     if undecided:
         more = len(undecided) - NAMED_AT_MOST
         raise UnsupportedError(
-            f"nothing decides {len(undecided)} layers: {'; '.join(undecided[:NAMED_AT_MOST])}"
+            f"nothing decides {counted(len(undecided), 'layer')}: "
+            + "; ".join(undecided[:NAMED_AT_MOST])
             + (f"; and {more} more" if more > 0 else ""),
             path=source.path,
             hint="give --like a file of the target model, --map, or --assume 'PATTERN=KIND'",

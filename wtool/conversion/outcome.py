@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.rules import Mapping, SideName, other
-from wtool.errors import UnsupportedError, shorten
+from wtool.errors import UnsupportedError, counted, shorten
 from wtool.report import Column, Report
 
 COLUMNS = (
@@ -178,7 +178,7 @@ class Outcome:
         side = self.mapping.sides[self.to].framework
         state = "complete" if not self.open else f"{len(self.open)} open, nothing is written"
         checked = ", the way back is bit-equal" if self.verified and not self.open else ""
-        lossy = f", {len(self.lossy)} tensors lossy as declared" if self.lossy else ""
+        lossy = f", {counted(len(self.lossy), 'tensor')} lossy as declared" if self.lossy else ""
         return Report(
             command=command,
             columns=COLUMNS,
@@ -194,8 +194,8 @@ class Outcome:
             notes=[*self.mapping.notes, *self._doubt_notes(), *self._unused_notes()],
             sources=[self.source.path],
             footer=[
-                f"{self.mapping.name}: {len(self.source)} tensors -> {len(self.tensors)} of "
-                f"{side}: {state}{checked}{lossy}"
+                f"{self.mapping.name}: {counted(len(self.source), 'tensor')} -> "
+                f"{len(self.tensors)} of {side}: {state}{checked}{lossy}"
             ],
         )
 
@@ -216,7 +216,7 @@ class Outcome:
         if not self.unused:
             return []
         shown = ", ".join(self.unused[:NAMED_AT_MOST])
-        return [f"{len(self.unused)} rules met nothing: {shown}"]
+        return [f"{counted(len(self.unused), 'rule')} met nothing: {shown}"]
 
 
 def _names(tensors: Sequence[Tensor]) -> str:

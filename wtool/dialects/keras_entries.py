@@ -6,7 +6,7 @@ from wtool.checkpoint import FACTS, Tensor
 from wtool.dialects.hdf5_extents import make_extent
 from wtool.dtypes import DTYPES
 from wtool.encodings.hdf5_file import Dataset, Hdf5File
-from wtool.errors import UnsupportedError, WtoolError
+from wtool.errors import UnsupportedError, WtoolError, counted
 
 
 def make_tensor(file: Hdf5File, dataset: Dataset, name: str, path: str) -> Tensor:
@@ -52,7 +52,8 @@ def opaque_notes(tensors: list[Tensor]) -> tuple[str, ...]:
     names = [tensor.name for tensor in tensors if tensor.dtype.kind == "opaque"]
     if not names:
         return ()
+    are_bare = counted(len(names), "tensor is", "tensors are")
     return (
-        f"{len(names)} tensors, first '{names[0]}', are stored as bare bytes, perhaps bfloat16: "
+        f"{are_bare} stored as bare bytes, perhaps bfloat16, first '{names[0]}': "
         "the file does not record the type",
     )

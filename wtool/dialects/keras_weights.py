@@ -22,7 +22,7 @@ from wtool.dialects.keras_classes import (
 )
 from wtool.dialects.keras_entries import make_tensor
 from wtool.encodings.hdf5_file import Dataset, Group, Hdf5File
-from wtool.errors import MalformedInput
+from wtool.errors import MalformedInput, counted
 
 VARS = "vars"
 # The first component of a path that is no part of the model -> role of what is below.
@@ -177,5 +177,6 @@ def _make_unique(tensors: list[Tensor]) -> tuple[str, ...]:
     if not shared:
         return ()
     return (
-        f"{len(shared)} tensors keep their stored paths: the names of their layers are not unique",
+        counted(len(shared), "tensor keeps its stored path", "tensors keep their stored paths")
+        + ": the names of their layers are not unique",
     )

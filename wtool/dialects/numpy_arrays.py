@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from wtool.checkpoint import Tensor
 from wtool.dtypes import DTYPES
 from wtool.encodings.npy_header import read_header
-from wtool.errors import TruncatedInput
+from wtool.errors import TruncatedInput, counted
 from wtool.extents import Strided, c_strides, check_shape
 from wtool.sources import Source
 
@@ -46,7 +46,7 @@ def read_array(
     )
     notes = []
     if available > nbytes:
-        notes.append(f"'{name}': {available - nbytes} bytes after the array are not read")
+        notes.append(f"'{name}': not read: {counted(available - nbytes, 'byte')} after the array")
     if dtype.kind == "opaque":
         likely = "bfloat16" if dtype.bits == 16 else "a float8, int4 or other small type"
         notes.append(

@@ -22,7 +22,7 @@ from wtool.dialects.tf_object_graph import (
     read_graph,
     walk,
 )
-from wtool.errors import MalformedInput, UnsafeInput, WtoolError
+from wtool.errors import MalformedInput, UnsafeInput, WtoolError, counted
 from wtool.extents import Extent
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -92,8 +92,9 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
     name_of = {tensor.key: tensor.name for tensor in tensors}
     aliases = {alias: name_of[owner] for alias, owner in duplicates.items()}
     alias, owner = next(iter(aliases.items()))
+    repeated = counted(len(aliases), "value is", "values are")
     note = (
-        f"{len(aliases)} values are stored twice, with the same name, size and checksum; "
+        f"{repeated} stored twice, with the same name, size and checksum; "
         f"shown once, for example {alias} as {owner}"
     )
     return Named(tensors, own_names, {"duplicates": aliases}, (note,))

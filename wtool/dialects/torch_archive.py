@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wtool.checkpoint import FACTS
 from wtool.encodings.pickle_nodes import Persistent
 from wtool.encodings.zip_directory import STORED, ZipDirectory, read_directory
-from wtool.errors import MalformedInput, shorten
+from wtool.errors import MalformedInput, counted, shorten
 from wtool.sources import Source, absolute
 
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ class TorchArchive:
             record = f"extra/{name}"
             size = self.nbytes(record) or 0
             if size > MAX_EXTRA_BYTES:
-                notes.append(f"'{shorten(record)}' ({size} bytes) is not shown")
+                notes.append(f"'{shorten(record)}' ({counted(size, 'byte')}) is not shown")
             elif name:
                 texts[record] = bytes(self.read(record, size)).decode("utf-8", "backslashreplace")
         if len(names) > MAX_EXTRAS:
-            notes.append(f"{len(names) - MAX_EXTRAS} more files below extra/ are not shown")
+            more = counted(len(names) - MAX_EXTRAS, "more file is", "more files are")
+            notes.append(f"below extra/ {more} not shown")
         return texts, notes
 
     def facts(self) -> dict[str, str]:

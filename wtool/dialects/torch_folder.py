@@ -33,6 +33,7 @@ from wtool.errors import (
     UnsafeInput,
     UnsupportedError,
     WtoolError,
+    counted,
     shorten,
 )
 from wtool.extents import Extent, Tiled
@@ -84,7 +85,7 @@ def read_folder(
     if objects > MAX_OBJECTS:
         notes.append(f"{objects - MAX_OBJECTS} more values that are no tensors are not shown")
     chunks = sum(len(entry.chunks) for entry in entries)
-    data_files = "1 data file" if len(files) == 1 else f"{len(files)} data files"
+    data_files = counted(len(files), "data file")
     notes.append(f"{chunks} chunks in {data_files}")
     return build_checkpoint(
         path,

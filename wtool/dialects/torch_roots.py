@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from wtool.dialects.torch_tree import Leaf, dotted
-from wtool.errors import UsageError, shorten
+from wtool.errors import UsageError, counted, shorten
 
 # These name a model whatever lies beside them...
 _MODEL = frozenset(
@@ -83,7 +83,7 @@ def choose_root(leaves: Sequence[Leaf], root: str | None) -> tuple[tuple[str, ..
             f"the model is the branch '{shorten(dotted(path))}'; its prefix is dropped from names"
         )
         if outside:
-            note += f"; {outside} other tensors keep theirs"
+            note += f"; {counted(outside, 'other tensor keeps its', 'other tensors keep theirs')}"
         notes.append(note)
     return path, notes
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, build
 from wtool.encodings import strict_json
-from wtool.errors import InputError, MalformedInput, WtoolError
+from wtool.errors import InputError, MalformedInput, WtoolError, counted
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import BytesSource, Source
 
@@ -49,7 +49,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     tensors, remarks = read_tensors([(probe.path, file)], config)
     left = sum(name not in (WEIGHTS, CONFIG, METADATA) for name in directory.members)
     if left:
-        notes.append(f"{left} other members of the archive are not read (assets)")
+        notes.append(f"{counted(left, 'other member is', 'other members are')} not read (assets)")
     return build(
         probe.path,
         FORMAT.name,

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, build
-from wtool.errors import MalformedInput, MissingInput
+from wtool.errors import MalformedInput, MissingInput, counted
 from wtool.formats import Format, Probe, refuse_root
 from wtool.formats.sharded import (
     check_shard_name,
@@ -113,7 +113,8 @@ def unnamed_notes(
                 unnamed.append(f"{name}: {group.path}")
     if not unnamed:
         return ()
-    return (f"{len(unnamed)} groups are in shards but not in the index: {listed(sorted(unnamed))}",)
+    paths = counted(len(unnamed), "group is", "groups are")
+    return (f"{paths} in shards but not in the index: {listed(sorted(unnamed))}",)
 
 
 FORMAT = Format(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import BY_SAFETENSORS
-from wtool.errors import WtoolError
+from wtool.errors import WtoolError, counted
 from wtool.extents import Strided
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import Source
@@ -77,7 +77,8 @@ def unknown_field_notes(header: Header) -> tuple[str, ...]:
     names = header.unknown_fields
     if not names:
         return ()
-    return (f"{len(names)} tensors have fields that the format lacks, first '{names[0]}': ignored",)
+    tensors = counted(len(names), "tensor has", "tensors have")
+    return (f"{tensors} fields that the format lacks, first '{names[0]}': ignored",)
 
 
 def alias_tensors(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from wtool.checkpoint import Checkpoint, Tensor, build, find_aliases
 from wtool.encodings import strict_json
-from wtool.errors import MalformedInput, MissingInput, UnsafeInput
+from wtool.errors import MalformedInput, MissingInput, UnsafeInput, counted
 from wtool.formats import Format, Probe, open_probe, refuse_root
 from wtool.formats.safetensors import alias_notes, alias_tensors
 from wtool.sources import Descriptors, read_bytes
@@ -201,10 +201,8 @@ def unnamed_notes(
             t.name for t in checkpoint if weight_map.get(t.name) != shard and t.key == t.name
         ]
         if unnamed:
-            notes.append(
-                f"{shard}: {len(unnamed)} tensors that the index does not name are left out: "
-                f"{listed(unnamed)}"
-            )
+            tensors = counted(len(unnamed), "tensor is", "tensors are")
+            notes.append(f"{shard}: {tensors} not named by the index, left out: {listed(unnamed)}")
         notes.extend(f"{shard}: {note}" for note in checkpoint.notes)
     return tuple(notes)
 

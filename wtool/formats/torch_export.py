@@ -27,7 +27,7 @@ from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import Dict
 from wtool.encodings.strict_json import loads
 from wtool.encodings.zip_directory import Member, read_directory
-from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError, WtoolError, shorten
+from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError, WtoolError, counted, shorten
 from wtool.extents import Absent, Extent, Strided
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import Source
@@ -162,9 +162,10 @@ class _Payloads:
         """What was met on the way."""
         notes = list(dict.fromkeys(self._notes))
         if self._objects:
-            notes.append(f"{self._objects} custom objects among the constants are not read")
+            notes.append(f"not read: {counted(self._objects, 'custom object')} among the constants")
         if self._absent:
-            notes.append(f"{self._absent} tensors were exported without their values")
+            tensors = counted(self._absent, "tensor was", "tensors were")
+            notes.append(f"{tensors} exported without their values")
         return notes
 
     def member(self, record: str) -> Member:

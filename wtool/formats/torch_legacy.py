@@ -27,7 +27,7 @@ from wtool.dialects.torch_stream import PickleStream
 from wtool.encodings.collection import without_collection
 from wtool.encodings.pickle_machine import Pickled
 from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent, describe
-from wtool.errors import MalformedInput, TruncatedInput, UsageError, WtoolError, shorten
+from wtool.errors import MalformedInput, TruncatedInput, UsageError, WtoolError, counted, shorten
 from wtool.formats import Format, Probe
 from wtool.sources import Source, read_bytes
 
@@ -260,7 +260,7 @@ def _notes(save: Save, wanted: int, count: int, trailing: int) -> list[str]:
             + (" (--root @2 reads the second)" if wanted == 1 else "")
         )
     if trailing:
-        notes.append(f"{trailing} bytes after the last save are not read")
+        notes.append(f"not read: {counted(trailing, 'byte')} after the last save")
     if save.sources:
         names = ", ".join(shorten(name) for name in list(save.sources)[:3])
         more = f" and {len(save.sources) - 3} more" if len(save.sources) > 3 else ""

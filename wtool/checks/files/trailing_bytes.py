@@ -19,6 +19,7 @@ from wtool.checks.files.containers import strided, zip_files
 from wtool.checks.subject import Subject
 from wtool.dialects.tf_extents import BundleExtent, BundleStrings
 from wtool.encodings.zip_end import TAIL_BYTES
+from wtool.errors import counted
 from wtool.sources import FileSource, absolute, read_bytes
 
 if TYPE_CHECKING:
@@ -50,13 +51,16 @@ def _zip(path: str, directory: ZipDirectory) -> Iterator[Finding]:
     yield from _behind(path, start + at + 22)
     first = min((m.header_offset for m in directory.members.values()), default=0)
     if first:
-        yield Finding(f"{first:,} bytes before the zip file begins", value=first, file=path)
+        yield Finding(
+            f"{counted(first, 'byte')} before the zip file begins", value=first, file=path
+        )
     for member in directory.members.values():
         end = directory.data_start(member) + member.packed_nbytes
-        if member.limit - end > DESCRIPTOR_BYTES:
+        behind = member.limit - end
+        if behind > DESCRIPTOR_BYTES:
             yield Finding(
-                f"{member.limit - end:,} bytes behind the member '{member.name}' belong to nothing",
-                value=member.limit - end,
+                f"{behind:,} bytes behind the member '{member.name}' belong to nothing",
+                value=behind,
                 file=path,
             )
 
@@ -64,8 +68,11 @@ def _zip(path: str, directory: ZipDirectory) -> Iterator[Finding]:
 def _behind(path: str, end: int) -> Iterator[Finding]:
     size = os.path.getsize(path)
     if 0 < end < size:
+        follow = counted(size - end, "byte follows", "bytes follow")
         yield Finding(
-            f"{size - end:,} bytes follow the end of the data", value=size - end, file=path
+            f"{follow} the end of the data",
+            value=size - end,
+            file=path,
         )
 
 

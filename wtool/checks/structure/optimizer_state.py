@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
 from wtool.checks.subject import Subject
+from wtool.errors import counted
 
 
 def find(subject: Subject) -> Iterator[Finding]:
@@ -29,7 +30,7 @@ def leftovers(subject: Subject, role: str, what: str) -> Iterator[Finding]:
         nbytes = sum(tensor.nbytes for tensor in found)
         total = sum(tensor.nbytes for tensor in subject.owners)
         yield Finding(
-            f"{len(found):,} tensors {what}, {nbytes:,} of {total:,} bytes",
+            f"{counted(len(found), 'tensor')} {what}, {nbytes:,} of {total:,} bytes",
             found[0].name,
             value=nbytes,
         )
