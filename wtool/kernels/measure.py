@@ -12,19 +12,18 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from wtool.dtypes import DType
 from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
-from wtool.kernels.codes import is_coded, measure_codes, sort_codes
-from wtool.kernels.exact import ratio
-from wtool.kernels.exact_sums import sum_exactly
+from wtool.kernels.codes import is_coded
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
-from wtool.kernels.quantiles import Counted, count_bins, count_each, count_values
+from wtool.kernels.parts import Measured, Part, Sum, Values, block_bytes, finish
+from wtool.kernels.quantiles import count_each
 from wtool.kernels.selection import SORT_UP_TO
 
 # One job: small enough that all cores finish together, large enough that handing it out costs
@@ -32,9 +31,6 @@ from wtool.kernels.selection import SORT_UP_TO
 JOB_BYTES = 16 << 20
 # From so many elements on, a count for every code is cheaper than sorting the codes.
 DENSE = 1 << 13
-# A sum smaller than this part of the sum of magnitudes is taken once more, exactly: blocks add up
-# in float64, right to about 2^-53 of the latter. Freshly drawn weights stay above 2^-20.
-CANCELLATION = 2.0**-30
 # Parts are finished together, at the end or when they hold so many numbers (16 MB): small steps in
 # NumPy that run beside threads which measure take six times as long, each waits for the lock.
 MAX_WAITING = 1 << 21
@@ -42,36 +38,6 @@ MAX_WAITING = 1 << 21
 AHEAD = 4
 # (tensor number, element that the block starts with, block): looks at values while they are near.
 Watch = Callable[[int, int, np.ndarray], None]
-
-
-class Values(Protocol):
-    """What is measured: a wtool Tensor, or anything that reads like one."""
-
-    name: str
-    extent: Any
-
-    @property
-    def dtype(self) -> DType: ...
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def blocks(self, max_bytes: int = ...) -> Iterator[np.ndarray]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One tensor's moments and, where asked for, its counted values.
-
-    ordered: all finite values, rising, of a tensor of few whose counted values are not exact.
-    """
-
-    moments: Moments
-    values: Counted | None
-    ordered: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,43 +48,6 @@ class _Piece:
     first: int
     last: int
     whole: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a piece gave: moments (of wide types), and how often which codes were found, rising.
-
-    ordered: see Measured.
-    """
-
-    moments: Moments
-    codes: np.ndarray
-    counts: np.ndarray
-    ordered: np.ndarray | None = None
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers it keeps in memory."""
-        few = 0 if self.ordered is None else len(self.ordered)
-        return 2 * len(self.codes) + few
-
-
-class _Sum:
-    """The parts of one tensor that have come so far."""
-
-    def __init__(self) -> None:
-        self._moments = EMPTY
-        self._counts = np.zeros(BINS, np.int64)
-
-    def add(self, part: _Part) -> None:
-        """One more part."""
-        self._moments = merge(self._moments, part.moments)
-        self._counts[part.codes] += part.counts
-
-    def total(self) -> _Part:
-        """All parts as one."""
-        codes = np.flatnonzero(self._counts)
-        return _Part(self._moments, codes, self._counts[codes])
 
 
 def can_measure(dtype: DType) -> bool:
@@ -147,10 +76,10 @@ def measure(
     worker = _Worker(tensors, quantiles, linked, watch)
     pool = executor or ThreadPoolExecutor(jobs)
     width = AHEAD * (jobs or os.cpu_count() or 1)
-    sums: dict[int, _Sum] = {}
+    sums: dict[int, Sum] = {}
     left: dict[int, int] = {}
-    pending: set[Future[list[tuple[_Piece, _Part]]]] = set()
-    waiting: list[tuple[int, _Part]] = []
+    pending: set[Future[list[tuple[_Piece, Part]]]] = set()
+    waiting: list[tuple[int, Part]] = []
     room = MAX_WAITING
     try:
         plan = _plan(tensors, left)
@@ -169,7 +98,7 @@ def measure(
                     if progress is not None:
                         progress(_stored_bytes(tensor, piece))
                     if not piece.whole:
-                        sums.setdefault(piece.index, _Sum()).add(part)
+                        sums.setdefault(piece.index, Sum()).add(part)
                         left[piece.index] -= 1
                         if left[piece.index]:
                             continue
@@ -179,7 +108,7 @@ def measure(
                     room -= part.numbers
             if room <= 0 or not pending:
                 for index, part in waiting:
-                    yield index, _finish(tensors[index], part, quantiles)
+                    yield index, finish(tensors[index], part, quantiles)
                 waiting, room = [], MAX_WAITING
     finally:
         for future in pending:
@@ -193,7 +122,7 @@ def _plan(tensors: Sequence[Values], left: dict[int, int]) -> Iterator[list[_Pie
     job: list[_Piece] = []
     room = JOB_BYTES
     for index, tensor in enumerate(tensors):
-        width = _block_bytes(tensor)
+        width = block_bytes(tensor)
         total = -(-tensor.count // BLOCK)
         step = max(1, JOB_BYTES // width)
         if total <= step or _raw_span(tensor) is None:
@@ -226,11 +155,11 @@ class _Worker:
         self._watch = watch
         self._local = threading.local()
 
-    def run(self, job: list[_Piece]) -> list[tuple[_Piece, _Part]]:
+    def run(self, job: list[_Piece]) -> list[tuple[_Piece, Part]]:
         """The pieces, each with what it gave."""
         return [(piece, self._measure(self._tensors[piece.index], piece)) for piece in job]
 
-    def _measure(self, tensor: Values, piece: _Piece) -> _Part:
+    def _measure(self, tensor: Values, piece: _Piece) -> Part:
         dtype = tensor.dtype
         coded = is_coded(dtype)
         counting = coded or self._quantiles
@@ -259,7 +188,7 @@ class _Worker:
                 ordered = np.sort(finite)
         if counting and dense:
             codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-        return _Part(moments, codes, counts, ordered)
+        return Part(moments, codes, counts, ordered)
 
     def _loops(self) -> Loops:
         """The loops of this thread."""
@@ -276,7 +205,7 @@ class _Worker:
 
     def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
         span = _raw_span(tensor)
-        width = _block_bytes(tensor)
+        width = block_bytes(tensor)
         if span is None:
             yield from tensor.blocks(width)
             return
@@ -318,42 +247,11 @@ def _names(tensors: Sequence[Values]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _finish(tensor: Values, part: _Part, quantiles: bool) -> Measured:
-    """The whole tensor from the sum of its parts."""
-    dtype = tensor.dtype
-    if is_coded(dtype):
-        found = sort_codes(dtype.name, part.codes, part.counts)
-        return Measured(
-            measure_codes(dtype.name, found),
-            count_values(dtype.name, found) if quantiles else None,
-        )
-    moments = part.moments
-    if dtype.kind in ("float", "complex") and _cancels(moments):
-        exact = sum_exactly(tensor.blocks(_block_bytes(tensor)))
-        moments = replace(moments, powers=(exact, *moments.powers[1:]))
-    if not quantiles:
-        return Measured(moments, None)
-    integral = dtype.kind in ("int", "uint")
-    counted = count_bins(part.codes, part.counts, integral=integral)
-    return Measured(moments, counted, part.ordered)
-
-
-def _cancels(moments: Moments) -> bool:
-    """Whether values cancel so far that the rounding of float64 would be seen in their sum."""
-    if not moments.absolute[0]:
-        return False
-    return abs(ratio(moments.powers[0], moments.absolute)) < CANCELLATION
-
-
 def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:
     """(source, offset, nbytes) where the stored bytes are an array of the carrier; else None."""
     whole_items = tensor.dtype.bits == 8 * tensor.dtype.carrier.itemsize
     span: tuple[Any, int, int] | None = tensor.extent.raw_span() if whole_items else None
     return span
-
-
-def _block_bytes(tensor: Values) -> int:
-    return BLOCK * tensor.dtype.carrier.itemsize
 
 
 def _stored_bytes(tensor: Values, piece: _Piece) -> int:
