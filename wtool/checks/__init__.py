@@ -42,8 +42,7 @@ class Rule:
     """One rule: its stable code, its name, how bad what it finds is, and how it finds it.
 
     mend: what to do next, in a few words. text: the documentation, first line the title.
-    reads_values: whether `find` asks for the one reading of the values; sums_bytes: whether it asks
-    for the checksums of all bytes.
+    sums_bytes: whether `find` asks for the checksums of all bytes.
     """
 
     code: str
@@ -52,7 +51,6 @@ class Rule:
     mend: str
     find: Callable[[Subject], Iterable[Finding]]
     text: str
-    reads_values: bool = False
     sums_bytes: bool = False
 
     @property

@@ -31,5 +31,4 @@ RULE = Rule(
     "convert it again from the source, or suppress the finding if zero is meant",
     find,
     __doc__,
-    True,
 )

@@ -37,5 +37,4 @@ RULE = Rule(
     "restore or convert the tensor again",
     find,
     __doc__,
-    True,
 )

@@ -42,5 +42,4 @@ RULE = Rule(
     "cut them out or retrain; suppress the finding if they were pruned",
     find,
     __doc__,
-    True,
 )

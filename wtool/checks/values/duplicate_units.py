@@ -42,5 +42,4 @@ RULE = Rule(
     "initialise the layer at random and train it again",
     find,
     __doc__,
-    True,
 )

@@ -134,5 +134,4 @@ RULE = Rule(
     "find the key that should have filled it with wtool diff, or train it",
     find,
     __doc__,
-    True,
 )

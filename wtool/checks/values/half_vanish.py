@@ -39,5 +39,4 @@ RULE = Rule(
     "keep it in float32 or bfloat16 when casting",
     find,
     __doc__,
-    True,
 )

@@ -60,5 +60,4 @@ RULE = Rule(
     "cast again from the wider file, or restore the tensor",
     find,
     __doc__,
-    True,
 )

@@ -47,5 +47,4 @@ RULE = Rule(
     "restore the tensor from a checkpoint without NaN",
     find,
     __doc__,
-    True,
 )

@@ -62,5 +62,4 @@ RULE = Rule(
     "measure the statistics again by running batches in training mode, then save",
     find,
     __doc__,
-    True,
 )

@@ -65,5 +65,4 @@ RULE = Rule(
     "take the tensor from before the clip or cast, and choose wider bounds",
     find,
     __doc__,
-    True,
 )

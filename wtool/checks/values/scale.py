@@ -98,5 +98,4 @@ RULE = Rule(
     "compare it with an earlier checkpoint by wtool diff",
     find,
     __doc__,
-    True,
 )

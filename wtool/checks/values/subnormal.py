@@ -42,5 +42,4 @@ RULE = Rule(
     "set these values to 0, or cast again to a type with more range",
     find,
     __doc__,
-    True,
 )

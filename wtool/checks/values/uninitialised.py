@@ -45,5 +45,4 @@ RULE = Rule(
     "fill the tensor from its source, or initialise it, and save again",
     find,
     __doc__,
-    True,
 )

@@ -59,5 +59,4 @@ RULE = Rule(
     "save them tied, or load the tensor that should be there",
     find,
     __doc__,
-    True,
 )
