@@ -48,7 +48,7 @@ SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
     "narrow_to_16": (cast_loops.narrow_floats, _narrow_signature("uint16")),
     "narrow_to_8": (cast_loops.narrow_floats, _narrow_signature("uint8")),
     **{
-        f"transpose_{bits}": (loop, (f"uint{bits}", f"uint{bits}", *[":int64"] * 4))
+        f"transpose_{bits}": (loop, (*[f"uint{bits}"] * 2, *[":int64"] * 4, f"uint{bits}"))
         for bits, loop in transpose_loops.TRANSPOSE.items()
     },
 }

@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 
 from wtool.kernels import native
+from wtool.kernels.transpose_loops import SCRATCH_BYTES
 
 # Below this many elements NumPy is as fast.
 SMALL = 1 << 14
@@ -38,13 +39,15 @@ def copy_permuted(view: np.ndarray, out: np.ndarray, *, total: int | None = None
     loop = linked[_LOOPS[view.itemsize]]
     item = view.itemsize
     at_view, at_out = view.ctypes.data, out.ctypes.data
+    scratch = np.empty(SCRATCH_BYTES, np.uint8)
     columns, _, out_step = unit if unit is not None else axes[0]
     rows, source_step, _ = axes[-1]
     batch = [axis for axis in axes[:-1] if axis is not unit]
     for index in product(*(range(size) for size, _, _ in batch)):
         source = at_view + sum(i * axis[1] for i, axis in zip(index, batch, strict=True))
         target = at_out + sum(i * axis[2] for i, axis in zip(index, batch, strict=True))
-        loop(source, target, rows, columns, source_step // item, out_step // item)
+        steps = (source_step // item, out_step // item)
+        loop(source, target, rows, columns, *steps, scratch.ctypes.data)
 
 
 def _merged(view: np.ndarray) -> list[tuple[int, int, int]]:
