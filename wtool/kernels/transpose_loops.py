@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# Columns of the source that are worked on at once; measured best of 32 to 256.
-PANEL = 128
+# Columns of the source that are worked on at once: best of 32 to 256, with LINES of 1 to 8.
+PANEL = 112
 # Bits of a line of the cache, and lines that are written behind each other: a line alone would
 # cost a page each.
 LINE_BITS = 512
-LINES = 4
+LINES = 6
 # Bytes of scratch that any of the loops needs.
-SCRATCH_BYTES = 40 << 10
+SCRATCH_BYTES = 54 << 10
 
 
 def make_loop(bits: int) -> Callable[..., int]:
