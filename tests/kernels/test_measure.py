@@ -40,9 +40,7 @@ _LOOPS: list[native.Linked] = []
 def compiled_loops() -> native.Linked:
     """All loops, compiled once for this process."""
     if not _LOOPS:
-        _LOOPS.append(
-            native.Linked({name: native.compile_loop(name) for name in native.SIGNATURES})
-        )
+        _LOOPS.append(native.Linked({name: native.compile_loop(name) for name in native.LOOPS}))
     return _LOOPS[0]
 
 

@@ -52,3 +52,38 @@ def test_slices_of_a_matrix_are_copied_from_their_own_places():
     out = np.zeros(view.shape, "<f4")
     copy_permuted(view, out, total=native.COMPILE_ALWAYS_FROM)
     assert np.array_equal(out, view, equal_nan=True)
+
+
+# Rows and columns around a register, a panel and a panel with one more line; with room before them.
+SIDES = (1, 15, 16, 17, 31, 33, 47, 49, 64, 80, 81, 200)
+
+
+@pytest.mark.parametrize("code", ["<u2", "<u4", "<u8"])
+@pytest.mark.parametrize("rows", SIDES)
+def test_every_size_at_every_place_in_a_line(code, rows, monkeypatch):
+    monkeypatch.setattr(transpose, "SMALL", 0)
+    item = np.dtype(code).itemsize
+    for columns in SIDES:
+        source = values((rows, columns), code)
+        for offset in (0, 1, 64 // item - 1):
+            room = np.zeros(rows * columns + 2 * 64 // item, code)
+            start = -room.ctypes.data % 64 // item + offset
+            out = room[start : start + rows * columns].reshape(columns, rows)
+            copy_permuted(source.T, out, total=native.COMPILE_ALWAYS_FROM)
+            assert np.array_equal(out, source.T), (columns, offset)
+            out[:] = 0
+            assert not room.any(), "written beside the matrix"
+
+
+@pytest.mark.parametrize("code", ["<f4", "<c8"])
+def test_elements_between_their_places_are_copied_too(code):
+    raw = np.zeros(300 * 200 * 8 + 64, np.uint8)
+    at = -raw.ctypes.data % 64 + np.dtype(code).itemsize // 2
+    size = 300 * 200 * np.dtype(code).itemsize
+    odd = raw[at : at + size].view(code).reshape(300, 200)
+    source = values((200, 300), code)
+    copy_permuted(source.T, odd, total=native.COMPILE_ALWAYS_FROM)
+    assert odd.tobytes() == np.ascontiguousarray(source.T).tobytes()
+    back = np.zeros((200, 300), code)
+    copy_permuted(odd.T, back, total=native.COMPILE_ALWAYS_FROM)
+    assert back.tobytes() == source.tobytes()

@@ -15,45 +15,64 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wtool.kernels import cast_loops, loops, transpose_loops
 
 
-def _narrow_signature(code: str) -> tuple[str, ...]:
-    """Arguments of `cast_loops.narrow_floats` with codes of that type."""
+class Loop(NamedTuple):
+    """A loop to be compiled: what makes the function, and the types of its arguments.
+
+    An element type means a pointer to it, ":" before it a plain value.
+    """
+
+    make: Callable[[], Callable[..., int]]
+    arguments: tuple[str, ...]
+
+
+def _plain(function: Callable[..., int], *arguments: str) -> Loop:
+    """A function that needs nothing made for it."""
+    return Loop(lambda: function, arguments)
+
+
+def _narrow(code: str) -> Loop:
+    """`cast_loops.narrow_floats` with codes of that type."""
     target = (*[":int32"] * 6, ":float64")
-    return ("float32", "int32", ":int64", code, "float32", *target, "int64", "float64")
+    kinds = ("float32", "int32", ":int64", code, "float32", *target, "int64", "float64")
+    return _plain(cast_loops.narrow_floats, *kinds)
 
 
-# Argument types of a loop: an element type means a pointer to it, ":" before it a plain value.
-SIGNATURES: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
-    "find_extremes": (
-        loops.find_extremes,
-        ("int64", ":int64", ":int64", ":int64", ":int64", "int64"),
+def _transpose(bits: int) -> Loop:
+    kinds = (*[f"uint{bits}"] * 2, *[":int64"] * 5, f"uint{bits}")
+    return Loop(partial(transpose_loops.make_loop, bits), kinds)
+
+
+LOOPS: dict[str, Loop] = {
+    "find_extremes": _plain(
+        loops.find_extremes, "int64", ":int64", ":int64", ":int64", ":int64", "int64"
     ),
-    "measure_values": (
-        loops.measure_values,
-        ("float32", "int32", ":int64", "int64", "float64", "float64"),
+    "measure_values": _plain(
+        loops.measure_values, "float32", "int32", ":int64", "int64", "float64", "float64"
     ),
-    "scale_values": (
-        loops.scale_values,
-        ("float64", ":int64", ":float64", ":float64", "float64", "float64"),
+    "scale_values": _plain(
+        loops.scale_values, "float64", ":int64", ":float64", ":float64", "float64", "float64"
     ),
-    "add_powers": (loops.add_powers, ("float64", ":int64", ":float64", "float64")),
-    "fold_lanes": (loops.fold_lanes, ("float64", ":int64", "float64")),
-    "count_halves": (loops.count_halves, ("uint64", ":int64", "uint32")),
-    "count_upper_halves": (loops.count_upper_halves, ("uint64", ":int64", "uint32")),
-    "take_table": (loops.take_table, ("uint32", "int64", "int64", "int64")),
-    "narrow_to_16": (cast_loops.narrow_floats, _narrow_signature("uint16")),
-    "narrow_to_8": (cast_loops.narrow_floats, _narrow_signature("uint8")),
-    **{
-        f"transpose_{bits}": (loop, (*[f"uint{bits}"] * 2, *[":int64"] * 4, f"uint{bits}"))
-        for bits, loop in transpose_loops.TRANSPOSE.items()
-    },
+    "add_powers": _plain(loops.add_powers, "float64", ":int64", ":float64", "float64"),
+    "fold_lanes": _plain(loops.fold_lanes, "float64", ":int64", "float64"),
+    "count_halves": _plain(loops.count_halves, "uint64", ":int64", "uint32"),
+    "count_upper_halves": _plain(loops.count_upper_halves, "uint64", ":int64", "uint32"),
+    "take_table": _plain(loops.take_table, "uint32", "int64", "int64", "int64"),
+    "narrow_to_16": _narrow("uint16"),
+    "narrow_to_8": _narrow("uint8"),
+    "transpose_16": _transpose(16),
+    "transpose_32": _transpose(32),
+    "transpose_64": _transpose(64),
 }
 # The object code depends on these files.
-_SOURCES = (__file__, loops.__file__, cast_loops.__file__, transpose_loops.__file__)
+_SOURCES = tuple(
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("native", "loops", "cast_loops", "transpose_loops", "vectors")
+)
 # Elements from which linking kept code (50 ms) beats NumPy on them; compiling takes 2 seconds, once
 # where it can be kept.
 LINK_FROM = 1 << 22
@@ -88,7 +107,7 @@ class Linked:
         self._functions = {name: self._function(name) for name in objects}
 
     def _function(self, name: str) -> Any:
-        kinds = SIGNATURES[name][1]
+        kinds = LOOPS[name].arguments
         arguments = [_C_TYPES[k[1:]] if k[0] == ":" else ctypes.c_void_p for k in kinds]
         # numba's own convention: where the result goes, where an exception would go, the arguments.
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)
@@ -107,7 +126,7 @@ def compile_loop(name: str) -> bytes:
     import numba
     from numba import types
 
-    function, kinds = SIGNATURES[name]
+    make, kinds = LOOPS[name]
     arguments = [
         getattr(types, kind[1:]) if kind.startswith(":") else types.CPointer(getattr(types, kind))
         for kind in kinds
@@ -115,7 +134,7 @@ def compile_loop(name: str) -> bytes:
     # numba's own passes choose the width of vectors, and take it from here.
     features, numba.config.CPU_FEATURES = numba.config.CPU_FEATURES, _features()
     try:
-        compiled = numba.cfunc(types.int64(*arguments), error_model="numpy")(function)
+        compiled = numba.cfunc(types.int64(*arguments), error_model="numpy")(make())
     finally:
         numba.config.CPU_FEATURES = features
     module = llvm.parse_assembly(compiled.inspect_llvm())
@@ -215,7 +234,7 @@ def _key() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [Path(module).read_bytes() for module in _SOURCES]
+    parts = [path.read_bytes() for path in _SOURCES]
     parts += [text.encode() for text in (llvm.get_default_triple(), llvm.get_host_cpu_name())]
     parts.append(_features().encode())
     return f"{llvmlite.__version__}-{zlib.crc32(b''.join(parts)):08x}"

@@ -17,6 +17,8 @@ from wtool.kernels.transpose_loops import SCRATCH_BYTES
 SMALL = 1 << 14
 # Rows and columns of the tiles that NumPy copies where no loop is compiled.
 TILE = (256, 64)
+# Bytes of a line of the cache.
+LINE_BYTES = 64
 # Bytes of an element -> the loop for it.
 _LOOPS = {2: "transpose_16", 4: "transpose_32", 8: "transpose_64"}
 
@@ -33,13 +35,14 @@ def copy_permuted(view: np.ndarray, out: np.ndarray, *, total: int | None = None
         np.copyto(out, view)
         return
     linked = _linked(_LOOPS.get(view.itemsize, ""), _tier(total or view.size))
-    if linked is None:
+    if linked is None or not _whole_elements(view, out):
         _copy_in_tiles(view, out)
         return
     loop = linked[_LOOPS[view.itemsize]]
     item = view.itemsize
     at_view, at_out = view.ctypes.data, out.ctypes.data
-    scratch = np.empty(SCRATCH_BYTES, np.uint8)
+    scratch = np.empty(SCRATCH_BYTES + LINE_BYTES, np.uint8)
+    at_scratch = scratch.ctypes.data + -scratch.ctypes.data % LINE_BYTES
     columns, _, out_step = unit if unit is not None else axes[0]
     rows, source_step, _ = axes[-1]
     batch = [axis for axis in axes[:-1] if axis is not unit]
@@ -47,7 +50,14 @@ def copy_permuted(view: np.ndarray, out: np.ndarray, *, total: int | None = None
         source = at_view + sum(i * axis[1] for i, axis in zip(index, batch, strict=True))
         target = at_out + sum(i * axis[2] for i, axis in zip(index, batch, strict=True))
         steps = (source_step // item, out_step // item)
-        loop(source, target, rows, columns, *steps, scratch.ctypes.data)
+        offset = target % LINE_BYTES // item
+        loop(source, target, rows, columns, *steps, offset, at_scratch)
+
+
+def _whole_elements(view: np.ndarray, out: np.ndarray) -> bool:
+    """Whether both begin, and step, at multiples of an element: the loop counts in elements."""
+    places = (view.ctypes.data, out.ctypes.data, *view.strides)
+    return not any(place % view.itemsize for place in places)
 
 
 def _merged(view: np.ndarray) -> list[tuple[int, int, int]]:

@@ -1,6 +1,6 @@
 """The loop that transposes a matrix; see `transpose`.
 
-Plain functions on pointers, as in `loops`: `native` compiles one for each size of element.
+`native` compiles one for each size of element.
 """
 
 from __future__ import annotations
@@ -8,23 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# Columns of the source that are worked on at once: best of 32 to 256, with LINES of 1 to 8.
-PANEL = 112
-# Bits of a line of the cache, and lines that are written behind each other: a line alone would
-# cost a page each.
-LINE_BITS = 512
-LINES = 6
+# Rows of the source that are worked on at once, best of 16 to 512, or two lines of the cache. They
+# are often a power of two apart, and then share a few places of the cache.
+PANEL = 32
 # Bytes of scratch that any of the loops needs.
-SCRATCH_BYTES = 54 << 10
+SCRATCH_BYTES = 8 << 10
 
 
 def make_loop(bits: int) -> Callable[..., int]:
-    """The loop for elements of so many bits; how many fit a line is a constant to the compiler."""
+    """The loop for elements of so many bits. Imports numba."""
+    from wtool.kernels.vectors import LINE_BITS, end_stream, make_stream, make_tile
+
+    transpose_tile, stream_line = make_tile(bits), make_stream(bits)
+    stream_tile = make_tile(bits, streamed=True)
     line = LINE_BITS // bits
-    group = LINES * line
-    # Rows of a matrix are often a power of two apart, and then share a few places of the cache:
-    # in scratch they do not, each begins one line later.
-    width = PANEL + line
+    panel = max(PANEL, 2 * line)
+    width = panel + line
 
     def transpose_matrix(
         source: Any,
@@ -33,32 +32,57 @@ def make_loop(bits: int) -> Callable[..., int]:
         columns: int,
         source_step: int,
         out_step: int,
+        offset: int,
         scratch: Any,
     ) -> int:
         """out[c * out_step + r] = source[r * source_step + c] for every row r and column c.
 
-        source, out: pointers to unsigned integers; steps in elements. scratch: SCRATCH_BYTES of
-        them. Returns 0.
+        source, out: pointers to unsigned integers; steps in elements. offset: elements from an
+        address that a line divides to `out`. scratch: SCRATCH_BYTES. Returns 0.
+
+        A tile is turned in registers. Where a line divides out_step, lines of `out` begin at the
+        same row in every column: tiles are streamed there. Else each column begins its lines at
+        another row: the tiles of a panel, and of one more line for the columns that begin last, are
+        kept in scratch, and lines streamed from there.
         """
-        for first in range(0, columns, PANEL):
-            panel = min(PANEL, columns - first)
-            for row in range(0, rows, group):
-                height = min(group, rows - row)
-                for step in range(height):
-                    origin = (row + step) * source_step + first
-                    for column in range(panel):
-                        scratch[step * width + column] = source[origin + column]
-                for column in range(panel):
-                    target = (first + column) * out_step + row
-                    if height == group:
-                        for step in range(group):
-                            out[target + step] = scratch[step * width + column]
-                    else:
-                        for step in range(height):
-                            out[target + step] = scratch[step * width + column]
-        return 0
+        whole = columns // line * line
+        head, more = 0, line
+        if out_step % line == 0:
+            head, more = min(-offset % line, rows), 0
+        for column in range(columns):
+            for row in range(head):
+                out[column * out_step + row] = source[row * source_step + column]
+        for top in range(head, rows, panel):
+            height = min(panel + more, rows - top)
+            tiled = height // line * line
+            for first in range(0, whole, line):
+                at = top * source_step + first
+                if more == 0 and tiled == height:
+                    for row in range(0, tiled, line):
+                        here, there = at + row * source_step, first * out_step + top + row
+                        stream_tile(source, here, source_step, out, there, out_step)
+                    continue
+                for row in range(0, tiled, line):
+                    transpose_tile(source, at + row * source_step, source_step, scratch, row, width)
+                for row in range(tiled, height):
+                    for step in range(line):
+                        scratch[step * width + row] = source[at + row * source_step + step]
+                for step in range(line):
+                    kept = step * width
+                    target = (first + step) * out_step + top
+                    start = -(offset + target) % line
+                    stop = min(panel + start, height)
+                    if top == 0:
+                        for row in range(min(start, height)):
+                            out[target + row] = scratch[kept + row]
+                    streamed = start + max(0, stop - start) // line * line
+                    for row in range(start, streamed, line):
+                        stream_line(scratch, kept + row, out, target + row)
+                    for row in range(streamed, stop):
+                        out[target + row] = scratch[kept + row]
+            for row in range(top, min(top + panel, rows)):
+                for column in range(whole, columns):
+                    out[column * out_step + row] = source[row * source_step + column]
+        return end_stream()
 
     return transpose_matrix
-
-
-TRANSPOSE = {bits: make_loop(bits) for bits in (16, 32, 64)}
