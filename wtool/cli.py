@@ -138,7 +138,7 @@ def run(arguments: list[str] | None = None) -> int:
 def main() -> None:
     """Entry point of the `wtool` script."""
     # A command lives for one answer: searching 100,000 live tensors for cycles only costs time.
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(1_000_000, 20, 100)
     # NumPy starts BLAS threads when it is imported; all products here are small.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import zipfile
 from typing import Any
 
@@ -24,6 +25,8 @@ def state() -> dict[str, Any]:
     tensors = {f"layer{i}.weight": torch.zeros(shapes[i % len(shapes)]) for i in range(90)}
     tensors["tied"] = tensors["layer0.weight"]
     tensors["view"] = torch.zeros(10, 20).t()[3:, 2:]
+    table = torch.zeros(10, 20)
+    tensors["upper"], tensors["lower"] = table[:5], table[5:]  # the key of their storage is shared
     tensors["parameter"] = torch.nn.Parameter(torch.zeros(3))
     tensors["half"] = torch.zeros(3, dtype=torch.float16)
     return tensors
@@ -74,9 +77,9 @@ def test_tensors_are_taken(pickled, monkeypatch):
     taken = []
     take = pickle_tensors.TensorTaker.take
 
-    def counted(taker, position):
-        found = take(taker, position)
-        taken.append(found is not None)
+    def counted(taker, position, stack):
+        found = take(taker, position, stack)
+        taken.append(found[1] if found else 0)
         return found
 
     monkeypatch.setattr(pickle_tensors.TensorTaker, "take", counted)
@@ -105,3 +108,43 @@ def test_a_broken_pickle_ends_as_it_does_opcode_by_opcode(pickled):
                 data[at:at] = data[at - choose.randint(1, 40) : at]
         broken = bytes(data)
         assert outcome(broken) == outcome(broken, persistent=one_by_one)
+
+
+def with_reads(pickled: bytes, indices: list[int], before: bytes = b"") -> bytes:
+    """The pickle of (state, what the memo holds at those places), after the opcodes `before`."""
+    reads = b"".join(b"j" + struct.pack("<I", index) for index in indices)
+    return pickled[:-1] + before + b"(" + reads + b"t\x86."
+
+
+def stretch_of(pickled: bytes) -> range:
+    """Memo places of one stretch that is taken."""
+    match = next(m for m in pickle_tensors._TENSOR.finditer(pickled) if m.start() > 6_000)
+    (last,) = struct.unpack("<I", pickled[match.end() - 4 : match.end()])
+    return range(last - 6, last + 1)
+
+
+def test_pieces_of_a_taken_tensor_are_what_its_opcodes_remember(pickled):
+    data = with_reads(pickled, [*stretch_of(pickled)] * 2)
+    assert outcome(data) == outcome(data, persistent=one_by_one)
+    pieces = parse(data).value[1]
+    assert all(first is second for first, second in zip(pieces[:7], pieces[7:], strict=True))
+    assert pieces[5] is pieces[6].args
+
+
+@pytest.mark.parametrize("piece", range(7))
+def test_a_piece_that_is_remembered_anew_leaves_the_others(pickled, piece):
+    stretch = stretch_of(pickled)
+    around = range(stretch.start - 9, stretch.stop + 9)
+    anew = b"K\x07r" + struct.pack("<I", stretch[piece]) + b"0"
+    data = with_reads(pickled, [*around], before=anew)
+    assert outcome(data) == outcome(data, persistent=one_by_one)
+    assert parse(data).value[1][9 + piece] == 7
+
+
+def test_names_that_are_remembered_anew_are_read_anew(pickled):
+    """The place of the storage's class, overwritten after tensors were taken."""
+    match = next(m for m in pickle_tensors._TENSOR.finditer(pickled) if m.start() > 6_000)
+    place = pickled[match.start() + 7]
+    anew = b"K\x07q" + bytes([place]) + b"0"
+    data = pickled[: match.start()] + anew + pickled[match.start() :]
+    assert outcome(data) == outcome(data, persistent=one_by_one)

@@ -6,11 +6,11 @@ import os
 
 import click
 
-from wtool.checkpoint import Checkpoint
+from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import opened, report_command
 from wtool.commands.grouping import join_names
 from wtool.errors import counted
-from wtool.extents import Strided
+from wtool.extents import Geometry, Strided
 from wtool.report import Column, Report, human_bytes
 from wtool.sources import Source, absolute
 
@@ -49,16 +49,24 @@ def ls(
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
     file_names: dict[Source | tuple[str, ...], str] = {}
+    facts: dict[Geometry, tuple[str, list[int], int, int]] = {}
     rows = []
     total_count = total_nbytes = 0
     for tensor in checkpoint:
         name, extent = tensor.name, tensor.extent
+        if isinstance(extent, Strided):
+            place: Source | tuple[str, ...] = extent.source
+            known = facts.get(extent.geometry)
+            if known is None:
+                known = facts[extent.geometry] = _facts(tensor)
+            dtype, shape, count, nbytes = known
+        else:
+            place = tensor.files
+            dtype, shape, count, nbytes = _facts(tensor)
         alias = aliases.get(name)
-        count, nbytes = extent.count, tensor.nbytes
         if alias is None:
             total_count += count
             total_nbytes += nbytes
-        place = extent.source if isinstance(extent, Strided) else tensor.files
         file = file_names.get(place)
         if file is None:
             paths = place if isinstance(place, tuple) else (absolute(place, 0)[0].name,)
@@ -66,8 +74,8 @@ def ls(
         rows.append(
             {
                 "name": name,
-                "dtype": extent.dtype.name,
-                "shape": list(extent.shape),
+                "dtype": dtype,
+                "shape": shape,
                 "count": count,
                 "nbytes": nbytes,
                 "role": tensor.role or "unknown",
@@ -95,6 +103,11 @@ def ls(
         sources=[checkpoint.path],
         footer=[footer],
     )
+
+
+def _facts(tensor: Tensor) -> tuple[str, list[int], int, int]:
+    """What tensors of one geometry have in common."""
+    return tensor.dtype.name, list(tensor.shape), tensor.count, tensor.nbytes
 
 
 def _globals(checkpoint: Checkpoint) -> Report:

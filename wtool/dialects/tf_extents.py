@@ -19,7 +19,7 @@ from wtool.dtypes import DType
 from wtool.encodings.checksums import CRC32C, crc32c, mask
 from wtool.encodings.protobuf import read_varint
 from wtool.errors import MalformedInput, TruncatedInput, UnsupportedError, WtoolError
-from wtool.extents import Decoded, Extent, Strided, Tiled
+from wtool.extents import Decoded, Extent, Strided, Tiled, geometry
 from wtool.sources import Source, read_bytes
 
 if TYPE_CHECKING:
@@ -62,17 +62,8 @@ class BundleExtent(Strided):
         self.source = source
         self.base = offset
         self.storage_nbytes = nbytes
-        self.dtype = dtype
-        self.shape = shape
-        self.count = count
-        self.first = 0
-        self.bits = itemsize * 8
-        self.strides = strides
-        self.big_endian = big_endian and itemsize > dtype.components
-        self.conj = self.neg = False
+        self.geometry = geometry(dtype, shape, None, 0, itemsize * 8, big_endian)
         self.storage: Hashable = (source.name, offset)
-        self.low = 0
-        self.high = count
         self.crc32c = crc32c
 
     def check(self, sum_bytes: SumBytes = CRC32C.of_source) -> None:

@@ -128,18 +128,18 @@ class TorchArchive:
         from wtool.dialects.torch_objects import ObjectReader
         from wtool.dialects.torch_storages import StorageTable
 
-        folded = f"{self.prefix}/{folder}/".lower()
-        self.directory.check_headers(
-            m for m in self.directory.members.values() if m.name.lower().startswith(folded)
-        )
-
-        exact = self.directory.members
+        directory, source = self.directory, self.source
         start = f"{self.prefix}/{folder}/"
+        folded = start.lower()
+        directory.check_headers(
+            member for name, member in directory.folded.items() if name.startswith(folded)
+        )
+        exact = directory.members
 
         def locate(key: str, nbytes: int) -> tuple[Source, int]:
             member = exact.get(start + key)
             if member is not None and member.nbytes == nbytes and member.method == STORED:
-                return self.source, self.directory.data_start(member)
+                return source, directory.starts[member.name]
             return self._locate(folder, key, nbytes)
 
         # An archive inside another file has storages of its own.

@@ -33,11 +33,10 @@ def _tensor_v1(reader: ObjectReader, node: Call, nesting: int) -> Found:
 
 
 def _tensor_v2(reader: ObjectReader, node: Call, nesting: int) -> Found:
-    args = node.args
-    if len(args) == 6:
-        return Found(reader.strided(args[0], args[1], args[2], args[3]))
+    if node.view is not None:
+        return Found(reader.viewed(node, node.view))
     args = _arguments(node, 6, 7)
-    return Found(reader.strided(*args[:4], metadata=args[6]))
+    return Found(reader.strided(*args[:4], metadata=args[6] if len(args) == 7 else None))
 
 
 def _tensor_v3(reader: ObjectReader, node: Call, nesting: int) -> Found:

@@ -70,15 +70,16 @@ def _tensors(
     composites = total = 0
     depth = len(branch)
     for leaf in leaves:
-        key = dotted(leaf.path)
-        inside = depth and leaf.path[:depth] == branch
-        name = dotted(leaf.path[depth:]) if inside else key
-        if not leaf.path:
+        path, found = leaf.path, leaf.found
+        key = name = ".".join(path)
+        if depth and path[:depth] == branch:
+            name = dotted(path[depth:])
+        if not path:
             name = BARE
         role = _role(leaf, branch, explicit)
-        extent, composite = leaf.found.extent, leaf.found.composite
+        extent, composite = found.extent, found.composite
         if extent is not None:
-            tensors[name] = Tensor(name, key, extent, role, path=leaf.path)
+            tensors[name] = Tensor(name, key, extent, role, path=path)
             total += 1
         if composite is None:
             continue
@@ -90,7 +91,7 @@ def _tensors(
             part_role = role if suffix in composite.values else role or "other"
             part_name = dotted((name, *part))
             tensors[part_name] = Tensor(
-                part_name, dotted((key, *part)), extent, part_role, path=(*leaf.path, *part)
+                part_name, dotted((key, *part)), extent, part_role, path=(*path, *part)
             )
             total += 1
         for suffix, value in composite.extras.items():

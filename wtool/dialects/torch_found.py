@@ -24,14 +24,15 @@ class Found:
     attributes: Python attributes that were pickled with the tensor, a Dict or None.
     """
 
-    __slots__ = ("attributes", "composite", "extent", "is_buffer", "is_parameter")
+    composite: Composite | None = None
+    is_parameter = False
+    is_buffer = False
+    attributes: Dict | None = None
 
     def __init__(self, extent: Extent | None, composite: Composite | None = None) -> None:
         self.extent = extent
-        self.composite = composite
-        self.is_parameter = False
-        self.is_buffer = False
-        self.attributes: Dict | None = None
+        if composite is not None:
+            self.composite = composite
 
     def marked(
         self,

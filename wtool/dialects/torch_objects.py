@@ -15,11 +15,11 @@ from typing import Any
 from wtool.dialects.torch_calls import OLD_TENSORS, RULES, old_tensor, storage_alone
 from wtool.dialects.torch_found import CODES, Found, as_tuple, bad_stride, number_text
 from wtool.dialects.torch_pairs import pairs_of_codes
-from wtool.dialects.torch_storages import Storage
+from wtool.dialects.torch_storages import Storage, StorageTable
 from wtool.dtypes import DType
-from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent
+from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent, StorageView
 from wtool.errors import MalformedInput, shorten
-from wtool.extents import INT64_MAX, Extent, Strided
+from wtool.extents import INT64_MAX, Extent, Geometry, Strided, geometry
 
 # A Parameter of a tensor of a device tensor is three calls deep; nothing real is deeper than this.
 MAX_NESTING = 16
@@ -40,6 +40,8 @@ class ObjectReader:
         self.storages = storages
         self.big_endian = big_endian
         self.notes: dict[str, None] = {}
+        # Of each view: its geometry, the bytes of its storage.
+        self._views: dict[StorageView, tuple[Geometry, int]] = {}
         # By identity; the node is kept so that its identity is not given to another.
         self._found: dict[int, tuple[Any, Found | None]] = {}
 
@@ -58,6 +60,8 @@ class ObjectReader:
                 if node.state is None or function.full not in OLD_TENSORS:
                     return None
                 rule = old_tensor
+            if node.view is not None:
+                return rule(self, node, nesting)  # as fast as looking it up
         elif type(node) is Persistent:
             rule = storage_alone
         else:
@@ -122,6 +126,22 @@ class ObjectReader:
             neg=neg,
             storage=storage.identity,
         )
+
+    def viewed(self, node: Call, view: StorageView) -> Extent:
+        """`strided` of a call for a plain view: a model of many tensors asks for a few of them."""
+        storages = self.storages
+        if type(storages) is not StorageTable:
+            return self.strided(*node.args[:4])
+        known = self._views.get(view)
+        if known is None:
+            dtype = storages(node.args[0]).dtype
+            # Views without elements may start anywhere, even outside of their storage.
+            first = 0 if 0 in view.size else view.offset
+            held = geometry(dtype, view.size, view.stride, first, big_endian=self.big_endian)
+            known = self._views[view] = held, view.numel * dtype.itemsize
+        held, nbytes = known
+        storage = storages.named(held.dtype, node.key, nbytes)
+        return Strided.of_geometry(held, storage.source, storage.base, nbytes, storage.identity)
 
     def _applied(self, metadata: Any, dtype: DType) -> tuple[bool, bool]:
         """(conjugate, negate): what a tensor's metadata says about its values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from wtool.dialects.torch_tree import Leaf, dotted
 from wtool.errors import UsageError, counted, shorten
@@ -38,6 +39,7 @@ _OTHER = (
 )
 
 
+@lru_cache(maxsize=1024)
 def role_of_branch(name: str) -> str | None:
     """ "optimizer", "ema" or "other" where the name of a branch says so, else None."""
     name = name.lower()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import ByteText, Call, Global, Persistent
@@ -46,8 +46,7 @@ for _name in ("torch.storage.UntypedStorage", "torch.UntypedStorage", "torch.cud
     STORAGE_TYPES[_name] = BY_TORCH["uint8"]
 
 
-@dataclass(slots=True, eq=False)
-class Storage:
+class Storage(NamedTuple):
     """The bytes of one storage.
 
     source, base, nbytes: where they are. dtype: of the storage class, uint8 where it is untyped.
@@ -136,7 +135,10 @@ class StorageTable:
 
     def __call__(self, node: Any) -> Storage:
         """The storage that a persistent id names; MalformedInput where two ids contradict."""
-        dtype, key, nbytes = _check_id(node, _LENGTHS)
+        return self.named(*_check_id(node, _LENGTHS))
+
+    def named(self, dtype: DType, key: str, nbytes: int) -> Storage:
+        """The storage `key`, which an id says to be of that element type and size."""
         known = self._known.get(key)
         if known is not None:
             if known.dtype is not dtype or known.nbytes != nbytes:

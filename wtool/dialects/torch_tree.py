@@ -73,6 +73,7 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
     open_ids: set[int] = set()
     frames = [_Frame(iter((("", root),)), (), None, None, 0)]
     repeats = characters = 0
+    leaves, buffers = result.leaves, result.buffers
     while frames:
         frame = frames[-1]
         path, role = frame.path, frame.role
@@ -94,8 +95,10 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
                 except WtoolError as error:
                     raise error.locate(tensor=dotted(here)) from error.__cause__
                 if found is not None:
-                    stated = role or ("buffer" if id(child) in result.buffers else None)
-                    result.leaves.append(Leaf(here, found, stated))
+                    stated = role
+                    if role is None and buffers and id(child) in buffers:
+                        stated = "buffer"
+                    leaves.append(Leaf(here, found, stated))
                     if found.attributes is None:
                         continue
                     child = found.attributes

@@ -20,7 +20,7 @@ from wtool.encodings.pickle_names import modern_name
 from wtool.encodings.pickle_nodes import Dict, Global, Persistent
 from wtool.encodings.pickle_opcodes import MAX_NAME_BYTES, METHODS
 from wtool.encodings.pickle_tensors import NODES as TENSOR_NODES
-from wtool.encodings.pickle_tensors import TensorTaker
+from wtool.encodings.pickle_tensors import PART, TensorTaker, part, write_out
 from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput, WtoolError
 from wtool.sources import Source, read_bytes
 
@@ -132,6 +132,8 @@ class Machine:
         self.far: dict[int, Any] = {}
         self.names: dict[tuple[str, str], Global] = {}
         self.mentions: dict[str, int] = {}
+        # What an outside object stands for may refuse it, at its own place.
+        self.taker = TensorTaker(self.data, self.memo) if persistent is Persistent else None
         self.nodes = 0
         self.protocol = 0
 
@@ -144,8 +146,7 @@ class Machine:
         persistent = self.persistent
         u32, i32, methods = _U32.unpack_from, _I32.unpack_from, METHODS
         nodes = 0
-        # What an outside object stands for may refuse it, at its own place.
-        taker = TensorTaker(data, memo, mentions) if persistent is Persistent else None
+        taker = self.taker
         try:
             while True:  # the most frequent opcodes of a large state dict come first
                 op = data[position]
@@ -162,17 +163,18 @@ class Machine:
                     stack.append(data[position])
                     position += 1
                 elif op == 0x68:  # BINGET
-                    taken = taker.take(position - 1) if taker and not far else None
+                    taken = taker.take(position - 1, stack) if taker and not far else None
                     if taken is not None:
-                        value, position = taken
-                        stack.append(value)
-                        nodes += TENSOR_NODES
+                        position, tensors = taken
+                        nodes += tensors * TENSOR_NODES
                         if nodes > MAX_NODES:
                             raise UnsafeInput("too many objects", expected=f"at most {MAX_NODES}")
                         continue
                     index = data[position]
                     value = memo[index] if index < len(memo) else far[index]
-                    if type(value) is Global:
+                    if value is PART:
+                        value = part(memo, index)
+                    elif type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
                     position += 1
@@ -211,7 +213,9 @@ class Machine:
                 elif op == 0x6A:  # LONG_BINGET
                     (index,) = u32(data, position)
                     value = memo[index] if index < len(memo) else far[index]
-                    if type(value) is Global:
+                    if value is PART:
+                        value = part(memo, index)
+                    elif type(value) is Global:
                         mentions[value.full] += 1
                     stack.append(value)
                     position += 4
@@ -284,6 +288,9 @@ class Machine:
                 expected="1 value",
                 found=f"{len(stack)} and {len(self.marks)} open marks",
             )
+        if taker:
+            for name, times in taker.mentions():
+                mentions[name] += times
         return Pickled(stack[0], position, self.protocol, mentions, nodes)
 
     def take(self, nbytes: int) -> Any:
@@ -340,7 +347,10 @@ class Machine:
             self.memo.append(value)
             self.far.pop(index, None)
         elif index < len(self.memo):
+            write_out(self.memo, index)
             self.memo[index] = value
+            if self.taker:
+                self.taker.forget_names()
         elif index <= len(self.data):
             self.far[index] = value
         else:
@@ -357,7 +367,9 @@ class Machine:
     def get(self, index: int) -> None:
         """Push a remembered value."""
         value = self.memo[index] if index < len(self.memo) else self.far[index]
-        if type(value) is Global:
+        if value is PART:
+            value = part(self.memo, index)
+        elif type(value) is Global:
             self.mentions[value.full] += 1
         self.stack.append(value)
 

@@ -8,11 +8,19 @@ anything, and no text of a node walks its children: 500 bytes can describe 2^60 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 # Longest text that `str` of a node shows.
 MAX_TEXT = 120
 _NOT_GIVEN: dict[str, Any] = {"cls": None, "args": (), "odd": (), "state": None}
+_NOT_GIVEN_TO_CALL: dict[str, Any] = {
+    "new": False,
+    "state": None,
+    "items": None,
+    "pairs": None,
+    "kwargs": None,
+}
 
 
 class Global:
@@ -45,18 +53,57 @@ class Call:
     state: what BUILD would have set. items: what APPEND(S) and ADDITEMS gave, in order.
     pairs: what SETITEM(S) gave, in order. kwargs: of NEWOBJ_EX.
     new: whether it came from NEWOBJ (an object of a class) and not from REDUCE.
+    view, key: of a call that asks for a plain view of the storage `key`, what its arguments say;
+    `args` is made of them when somebody asks.
     """
 
-    __slots__ = ("args", "function", "items", "kwargs", "new", "pairs", "state")
+    # A torch file has a call for each tensor: what is not given takes neither time nor memory.
+    __slots__ = ("args", "function", "items", "key", "kwargs", "new", "pairs", "state", "view")
+
+    function: Any
+    args: tuple
+    new: bool
+    state: Any
+    items: list[Any] | None
+    pairs: list[tuple[Any, Any]] | None
+    kwargs: Any
+    view: StorageView | None
+    key: str
 
     def __init__(self, function: Any, args: tuple, new: bool = False) -> None:
         self.function = function
         self.args = args
-        self.new = new
-        self.state: Any = None
-        self.items: list[Any] | None = None
-        self.pairs: list[tuple[Any, Any]] | None = None
-        self.kwargs: Any = None
+        self.view = None
+        if new:
+            self.new = new
+
+    @classmethod
+    def of_view(cls, view: StorageView, key: str) -> Call:
+        """`function(storage, offset, size, stride, False, OrderedDict())` of that view."""
+        call = cls.__new__(cls)
+        call.function = view.function
+        call.view = view
+        call.key = key
+        return call
+
+    def __getattr__(self, name: str) -> Any:
+        """What an attribute is that was never given."""
+        if name == "args":
+            self.args = args = self._view_args()
+            return args
+        try:
+            return _NOT_GIVEN_TO_CALL[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def _view_args(self) -> tuple:
+        view = self.view
+        if view is None:
+            raise AttributeError("args")
+        hooks = Dict()
+        hooks.cls = view.hooks
+        id = (view.kind, view.cls, self.key, view.device, view.numel)
+        return (Persistent(id), view.offset, view.size, view.stride, False, hooks)
 
     @property
     def full(self) -> str:
@@ -67,6 +114,26 @@ class Call:
         shown = ", ".join(_short(value) for value in self.args[:8])
         more = ", ..." if len(self.args) > 8 else ""
         return _cut(f"{_short(self.function)}({shown}{more})")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StorageView:
+    """A plain view of a storage as torch.save spells it, all but the storage's key.
+
+    Calls that say the same share one. All types are what they are said to be, and no number is
+    negative. function: of the call. kind, cls, device, numel: what the persistent id of the storage
+    says. offset, size, stride: of the view, in elements. hooks: the Global of an empty dictionary.
+    """
+
+    function: Global
+    kind: str
+    cls: Global
+    device: str
+    numel: int
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    hooks: Global
 
 
 class Persistent:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from wtool.encodings.zip_end import find_directory
 from wtool.encodings.zip_entries import (
@@ -31,20 +32,24 @@ WINDOW_BYTES = 1 << 20
 MAX_RECORD_RATIO = 100
 FREE_RECORD_BYTES = 16 << 20
 
-# signature, version, flags, method, time, date, crc, csize, size, name, extra
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+# signature, (version,) flags, method, (time, date, crc,) csize, size, name, extra
+_LOCAL = struct.Struct("<4s2xHH8xIIHH")
 
 
 class ZipDirectory:
-    """The members of one zip file, by name. Built by `read_directory`."""
+    """The members of one zip file, by name. Built by `read_directory`.
+
+    folded: the same members by their names in lower case. starts: by name, offset of the first
+    stored byte of each member whose local header was checked.
+    """
 
     def __init__(
         self, source: Source, members: dict[str, Member], folded: dict[str, Member]
     ) -> None:
         self.source = source
         self.members = members
-        self._folded = folded  # by name in lower case
-        self._starts: dict[str, int] = {}
+        self.folded = folded
+        self.starts: dict[str, int] = {}
 
     def names(self) -> list[str]:
         """Member names in the directory's order."""
@@ -53,43 +58,43 @@ class ZipDirectory:
     def find(self, name: str) -> Member | None:
         """The member of that name: exactly, else with case ignored, as torch looks it up."""
         member = self.members.get(name)
-        return self._folded.get(name.lower()) if member is None else member
+        return self.folded.get(name.lower()) if member is None else member
 
     def check_headers(self, members: Iterable[Member]) -> None:
         """Read and check the local headers of `members`, neighbours with one read.
 
         MalformedInput where one contradicts the directory or reaches into the next member.
         """
-        wanted = [m for m in members if m.name not in self._starts]
-        wanted.sort(key=lambda member: member.header_offset)
-        source, starts = self.source, self._starts
+        source, starts = self.source, self.starts
+        wanted = [m for m in members if m.name not in starts]
+        wanted.sort(key=attrgetter("header_offset"))
         window_start = window_end = 0
-        window: bytes | bytearray = b""
+        window = b""
         unpack = _LOCAL.unpack_from
         for index, member in enumerate(wanted):
-            at = member.header_offset
-            need = at + 30 + len(member.raw_name)
+            name, raw_name, method, _, packed_nbytes, nbytes, header_offset, limit = member
+            need = header_offset + 30 + len(raw_name)
             if need > window_end:
-                window_start = at
+                window_start = header_offset
                 window_end = _window_end(wanted, index, need)
-                window = read_bytes(source, window_start, window_end - window_start)
-            at -= window_start
-            signature, _, flags, method, _, _, _, packed, nbytes, name_size, extra_size = unpack(
+                window = bytes(read_bytes(source, window_start, window_end - window_start))
+            at = header_offset - window_start
+            signature, flags, stored_as, packed, unpacked, name_size, extra_size = unpack(
                 window, at
             )
-            name = window[at + 30 : at + 30 + name_size]
-            start = member.header_offset + 30 + name_size + extra_size
+            at += 30
+            start = header_offset + 30 + name_size + extra_size
             if (
                 signature != b"PK\3\4"
                 or flags & REFUSED_FLAGS
-                or method != member.method
-                or name != member.raw_name
-                or (packed != 0 and packed != FULL32 and packed != member.packed_nbytes)
-                or (nbytes != 0 and nbytes != FULL32 and nbytes != member.nbytes)
-                or start + member.packed_nbytes > member.limit
+                or stored_as != method
+                or window[at : at + name_size] != raw_name
+                or (packed != 0 and packed != FULL32 and packed != packed_nbytes)
+                or (unpacked != 0 and unpacked != FULL32 and unpacked != nbytes)
+                or start + packed_nbytes > limit
             ):
                 raise self._contradiction(member, signature, flags, start)
-            starts[member.name] = start
+            starts[name] = start
 
     def _contradiction(
         self, member: Member, signature: bytes, flags: int, start: int
@@ -113,10 +118,10 @@ class ZipDirectory:
 
     def data_start(self, member: Member) -> int:
         """Offset of the member's first stored byte; checks its local header."""
-        start = self._starts.get(member.name)
+        start = self.starts.get(member.name)
         if start is None:
             self.check_headers((member,))
-            start = self._starts[member.name]
+            start = self.starts[member.name]
         return start
 
     def open(self, member: Member) -> Source:

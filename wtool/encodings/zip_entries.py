@@ -27,9 +27,9 @@ _METHODS = {
     95: "xz",
 }
 
-# signature, made by, needed, flags, method, time, date, crc, csize, size, name, extra, comment,
-# disk, internal, external, header offset
-_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+# signature, (made by, needed,) flags, method, (time, date,) crc, csize, size, name, extra, comment,
+# disk, (internal, external,) header offset
+_CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")
 
 
 class Member(NamedTuple):
@@ -63,12 +63,13 @@ def read_members(
                 "zip directory ends inside a member", offset=directory_offset + position
             )
         (
-            signature, _, _, flags, method, _, _, crc, packed, nbytes,
-            name_size, extra_size, comment_size, disk, _, _, header,
+            signature, flags, method, crc, packed, nbytes,
+            name_size, extra_size, comment_size, disk, header,
         ) = unpack(data, position)  # fmt: skip
         start = position
-        position += 46 + name_size + extra_size + comment_size
-        raw = data[start + 46 : start + 46 + name_size]
+        position += 46
+        raw = data[position : position + name_size]
+        position += name_size + extra_size + comment_size
         if signature != b"PK\1\2" or position > size:
             raise MalformedInput(
                 "zip directory entry is broken", offset=directory_offset + start, found=signature
@@ -85,7 +86,7 @@ def read_members(
                 expected="equal sizes where stored, and at most 1,032 to 1 where deflated",
                 found=f"{nbytes} bytes from {packed}",
             )
-        rows.append((header, raw, method, crc, packed, nbytes))
+        rows.append((raw, method, crc, packed, nbytes, header))
     if position != size:
         raise MalformedInput(
             "zip directory has more bytes than members",
@@ -93,26 +94,29 @@ def read_members(
             expected=f"{count} members",
             found=f"{size - position} bytes left",
         )
+    if not rows:
+        return {}, {}
     limits = _next_headers(rows, directory_offset)
-    members, folded = {}, {}
-    for (header, raw, method, crc, packed, nbytes), limit in zip(rows, limits, strict=True):
-        name = _decode_name(raw, header)
-        member = Member(name, raw, method, crc, packed, nbytes, header, limit)
-        members[name] = folded[name.lower()] = member
+    names = _decode_names(rows)
+    members = [
+        Member(name, *row, limit) for name, row, limit in zip(names, rows, limits, strict=True)
+    ]
+    by_name = dict(zip(names, members, strict=True))
+    folded = dict(zip(map(str.lower, names), members, strict=True))
     if len(folded) != count:
         raise UnsafeInput(
-            "two zip members with one name, case ignored", found=repr(_first_double(rows))
+            "two zip members with one name, case ignored", found=repr(_first_double(names))
         )
-    return members, folded
+    return by_name, folded
 
 
 def _next_headers(rows: list[tuple], directory_offset: int) -> list[int]:
     """For each member, where the next header or the directory starts; no two may overlap."""
-    order = sorted(range(len(rows)), key=lambda index: rows[index][0])
+    order = sorted(range(len(rows)), key=[row[-1] for row in rows].__getitem__)
     limits = [directory_offset] * len(rows)
     limit = directory_offset
     for index in reversed(order):
-        header, raw, _, _, packed, _ = rows[index]
+        raw, _, _, packed, _, header = rows[index]
         if header + 30 + len(raw) + packed > limit:
             raise MalformedInput(
                 f"zip member {shorten(repr(raw)[1:])} overlaps the next one or the directory",
@@ -148,9 +152,20 @@ def _widen(extra: bytes, nbytes: int, packed: int, header: int) -> tuple[int, in
     raise MalformedInput("zip member without the zip64 field that its sizes need")
 
 
-def _decode_name(raw: bytes, header: int) -> str:
-    if not raw or b"\0" in raw:
+def _decode_names(rows: list[tuple]) -> list[str]:
+    """Names as text: UTF-8, and what is not, in the code page of the first PCs."""
+    raws = [row[0] for row in rows]
+    together = b"\0".join(raws)
+    if b"" in raws or together.count(b"\0") != len(raws) - 1:
+        header = next(row[-1] for row in rows if not row[0] or b"\0" in row[0])
         raise UnsafeInput("zip member with an empty name or a NUL in it", offset=header)
+    try:
+        return together.decode("utf-8").split("\0")
+    except UnicodeDecodeError:
+        return [_decode_name(raw) for raw in raws]
+
+
+def _decode_name(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -174,10 +189,9 @@ def _unreadable(raw: bytes, flags: int, method: int, disk: int, offset: int) -> 
     )
 
 
-def _first_double(rows: list[tuple]) -> str:
+def _first_double(names: list[str]) -> str:
     seen = set()
-    for row in rows:
-        name = _decode_name(row[1], row[0])
+    for name in names:
         if name.lower() in seen:
             return shorten(name)
         seen.add(name.lower())

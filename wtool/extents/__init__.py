@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from wtool.extents.extent import MAX_EXPANSION, MAX_EXPANSION_BYTES, Absent, Decoded, Extent
 from wtool.extents.shapes import INT64_MAX, MAX_RANK, boxes, c_strides, check_shape, element_span
-from wtool.extents.strided import Strided, from_codes
+from wtool.extents.strided import Geometry, Strided, from_codes, geometry
 from wtool.extents.tiled import Tiled
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Absent",
     "Decoded",
     "Extent",
+    "Geometry",
     "Strided",
     "Tiled",
     "boxes",
@@ -30,4 +31,5 @@ __all__ = [
     "check_shape",
     "element_span",
     "from_codes",
+    "geometry",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from wtool.dtypes import DType
 from wtool.errors import MalformedInput, TruncatedInput
@@ -21,6 +24,89 @@ DENSE_FACTOR = 4
 # ...or so small that one call beats several; and never a span larger than SCRATCH_BYTES at once.
 SMALL_SPAN_BYTES = 64 << 10
 SCRATCH_BYTES = 8 << 20
+
+
+_INTEGERS = frozenset((int,))
+
+
+def _of_geometry(name: str, text: str) -> Any:
+    """A property that the Geometry states."""
+    return property(attrgetter(f"geometry.{name}"), doc=text)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """Which elements of a storage a tensor holds, and how they are read; see `geometry`.
+
+    first, strides, low, high: in elements; those touched are low to high - 1. count: how many
+    elements the tensor has. bits: of a stored element.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    first: int
+    count: int
+    low: int
+    high: int
+    bits: int
+    big_endian: bool = False
+    conj: bool = False
+    neg: bool = False
+
+
+def geometry(
+    dtype: DType,
+    shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    first: int = 0,
+    bits: int | None = None,
+    big_endian: bool = False,
+    conj: bool = False,
+    neg: bool = False,
+) -> Geometry:
+    """The checked Geometry of a tensor; the arguments are those of Strided.
+
+    A model of many tensors repeats a few: each is worked out once. Raises MalformedInput for what
+    is no shape, or strides of another rank.
+    """
+    shape = tuple(shape)
+    numbers = (first, *shape)
+    if strides is not None:
+        strides = tuple(strides)
+        numbers += strides
+    # True equals 1, and is no size: only what holds integers is looked up.
+    make = _known_geometry if _INTEGERS.issuperset(map(type, numbers)) else _geometry
+    return make(dtype, shape, strides, first, bits, big_endian, conj, neg)
+
+
+def _geometry(
+    dtype: DType,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    first: int,
+    bits: int | None,
+    big_endian: bool,
+    conj: bool,
+    neg: bool,
+) -> Geometry:
+    check_shape(shape)
+    count = math.prod(shape)
+    low, high = first, first + count
+    if strides is None:
+        strides = c_strides(shape)
+    elif len(strides) != len(shape):
+        raise MalformedInput(
+            "strides and shape differ in rank", expected=len(shape), found=len(strides)
+        )
+    else:
+        low, high = element_span(shape, strides, first)
+    bits = dtype.bits if bits is None else bits
+    swapped = big_endian and dtype.itemsize > dtype.components
+    return Geometry(dtype, shape, strides, first, count, low, high, bits, swapped, conj, neg)
+
+
+_known_geometry = lru_cache(maxsize=1024)(_geometry)
 
 
 class Strided(Extent):
@@ -52,29 +138,32 @@ class Strided(Extent):
         neg: bool = False,
         storage: Hashable = None,
     ) -> None:
-        self.source = source
-        self.base = base
-        self.storage_nbytes = storage_nbytes
-        self.dtype = dtype
-        self.shape = shape = check_shape(shape)
-        self.count = count = math.prod(shape)
-        self.first = first
-        self.bits = bits = dtype.bits if bits is None else bits
-        self.big_endian = big_endian and dtype.itemsize > dtype.components
-        self.conj = conj
-        self.neg = neg
-        self.storage = (source.name, base) if storage is None else storage
-        if strides is None:
-            self.strides = c_strides(shape)
-            low, high = first, first + count
-        else:
-            self.strides = strides = tuple(strides)
-            if len(strides) != len(shape):
-                raise MalformedInput(
-                    "strides and shape differ in rank", expected=len(shape), found=len(strides)
-                )
-            low, high = element_span(shape, strides, first)
-        self.low, self.high = low, high
+        held = geometry(dtype, shape, strides, first, bits, big_endian, conj, neg)
+        self._place(source, base, storage_nbytes, held, storage)
+
+    @classmethod
+    def of_geometry(
+        cls,
+        geometry: Geometry,
+        source: Source,
+        base: int,
+        storage_nbytes: int,
+        storage: Hashable = None,
+    ) -> Strided:
+        """The extent of a Geometry that was made before, in one storage."""
+        extent = cls.__new__(cls)
+        extent._place(source, base, storage_nbytes, geometry, storage)
+        return extent
+
+    def _place(
+        self,
+        source: Source,
+        base: int,
+        storage_nbytes: int,
+        geometry: Geometry,
+        storage: Hashable,
+    ) -> None:
+        low, high, bits = geometry.low, geometry.high, geometry.bits
         if high > low and (low < 0 or high * bits > storage_nbytes * 8):
             raise MalformedInput(
                 "storage too short",
@@ -89,6 +178,23 @@ class Strided(Extent):
                 expected=f"{storage_nbytes} bytes",
                 found=f"{max(0, source.size - base)}",
             )
+        self.source = source
+        self.base = base
+        self.storage_nbytes = storage_nbytes
+        self.geometry = geometry
+        self.storage = (source.name, base) if storage is None else storage
+
+    dtype = _of_geometry("dtype", "Element type.")
+    shape = _of_geometry("shape", "Extent of each dimension.")
+    strides = _of_geometry("strides", "Elements from one to the next, of each dimension.")
+    first = _of_geometry("first", "Index of element (0, ..., 0) in the storage.")
+    count = _of_geometry("count", "Number of elements.")
+    low = _of_geometry("low", "Index of the first element of the storage that is touched.")
+    high = _of_geometry("high", "Index behind the last element of the storage that is touched.")
+    bits = _of_geometry("bits", "Bits of a stored element.")
+    big_endian = _of_geometry("big_endian", "Whether bytes of each component are swapped on read.")
+    conj = _of_geometry("conj", "Whether values are conjugated on read.")
+    neg = _of_geometry("neg", "Whether values are negated on read.")
 
     @property
     def offset(self) -> int:

@@ -45,7 +45,11 @@ def _texts(values: list[Any], kinds: set[type]) -> list[str]:
         return values
     if kinds in ({str}, {int}):
         text_of = {value: cell(value) for value in set(values)}
-        return [text_of[value] for value in values]
+        return list(map(text_of.__getitem__, values))
+    if kinds == {list}:
+        same = dict(zip(map(id, values), values, strict=True))
+        by_id = {key: cell(value) for key, value in same.items()}
+        return list(map(by_id.__getitem__, map(id, values)))
     return [cell(value) for value in values]
 
 

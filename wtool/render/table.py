@@ -7,7 +7,7 @@ to import it takes longer than to list a model.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, repeat
 
 from wtool.render.cells import SPARKS, columns_of_text, visible
 from wtool.report import Report
@@ -53,10 +53,7 @@ def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> 
         for header, column in zip(headers, texts, strict=True)
     ]
     columns = [
-        [
-            text.rjust(width) if right else text.ljust(width)
-            for text in (header, "-" * width, *column)
-        ]
+        map(str.rjust if right else str.ljust, (header, "-" * width, *column), repeat(width))
         for header, column, width, right in zip(headers, texts, widths, numeric, strict=True)
     ]
     lines = map(str.rstrip, map("  ".join, zip(*columns, strict=True)))
