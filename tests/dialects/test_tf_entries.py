@@ -51,7 +51,7 @@ def test_fields_of_an_entry_are_those_that_were_written():
     for shapes in ({}, known):
         entry = read_entry(value, shapes)
         assert entry.dtype.name == "int64"
-        assert (entry.shape.sizes, entry.shape.count, entry.shape.strides) == ((2, 3), 6, (3, 1))
+        assert entry.shape == (2, 3)
         assert (entry.offset, entry.size, entry.shard) == (2**40, 48, 7)
         assert entry.crc32c == 0xDEADBEEF
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wtool.dialects.tf_entries import Entry, Header, Shape, read_entry, read_header
+from wtool.dialects.tf_entries import Entry, Header, read_entry, read_header
 from wtool.dialects.tf_extents import BundleExtent, BundleOpaque, BundleStrings
 from wtool.dialects.tf_slices import MAX_SLICES, read_slice, slice_box
 from wtool.encodings.ordered_code import slice_key, slice_key_name
@@ -95,7 +95,7 @@ def read_bundle(prefix: str) -> Bundle:
     except WtoolError as error:
         raise error.locate(path=index.name) from None
     shards = Shards(prefix, header)
-    shapes: dict[bytes, Shape] = {}
+    shapes: dict[bytes, tuple[int, ...]] = {}
     pieces: dict[bytes, bytes] = {}
     tensors: list[tuple[str, Extent]] = []
     slices: dict[str, int] = {}
@@ -132,9 +132,7 @@ def _extent(entry: Entry, shards: Shards, header: Header) -> Extent:
             entry.offset,
             entry.size,
             dtype,
-            shape.sizes,
-            count=shape.count,
-            strides=shape.strides,
+            shape,
             big_endian=header.big_endian,
             crc32c=entry.crc32c,
         )
@@ -144,11 +142,11 @@ def _extent(entry: Entry, shards: Shards, header: Header) -> Extent:
             entry.offset,
             entry.size,
             dtype,
-            shape.sizes,
+            shape,
             big_endian=header.big_endian,
             crc32c=entry.crc32c,
         )
-    return BundleOpaque(source, entry.offset, entry.size, dtype, shape.sizes, crc32c=entry.crc32c)
+    return BundleOpaque(source, entry.offset, entry.size, dtype, shape, crc32c=entry.crc32c)
 
 
 def _tiled(
@@ -158,7 +156,7 @@ def _tiled(
     pieces: dict[bytes, bytes],
     shards: Shards,
     header: Header,
-    shapes: dict[bytes, Shape],
+    shapes: dict[bytes, tuple[int, ...]],
 ) -> Tiled:
     """A partitioned tensor. Its own entry has no data, and may name a meaningless shard."""
     if len(entry.slices) > MAX_SLICES:
@@ -166,7 +164,7 @@ def _tiled(
             "too many slices", expected=f"at most {MAX_SLICES}", found=len(entry.slices)
         )
     placed: list[tuple[tuple[int, ...], Extent]] = []
-    sizes = entry.shape.sizes
+    sizes = entry.shape
     for start, stop in entry.slices:
         extents = read_slice(value, start, stop, sizes)
         starts, piece_sizes = slice_box(extents, sizes)
@@ -175,11 +173,11 @@ def _tiled(
         if stored is None:
             raise MalformedInput(f"{where} is not in the index, or listed twice")
         piece = read_entry(stored, shapes)
-        if piece.dtype is not entry.dtype or piece.shape.sizes != piece_sizes or piece.slices:
+        if piece.dtype is not entry.dtype or piece.shape != piece_sizes or piece.slices:
             raise MalformedInput(
                 f"{where} differs from its entry",
                 expected=f"{entry.dtype.name} {list(piece_sizes)}",
-                found=f"{piece.dtype.name} {list(piece.shape.sizes)}",
+                found=f"{piece.dtype.name} {list(piece.shape)}",
             )
         placed.append((starts, _extent(piece, shards, header)))
     return Tiled(entry.dtype, sizes, placed)

@@ -6,7 +6,6 @@ Source: TensorFlow 2.21 `core/protobuf/tensor_bundle.proto`, `core/framework/ten
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from wtool.dtypes import BY_TENSORFLOW_ENUM, DType
@@ -21,7 +20,7 @@ from wtool.encodings.protobuf import (
     varints,
 )
 from wtool.errors import MalformedInput, UnknownFormat
-from wtool.extents import MAX_RANK, c_strides, check_shape
+from wtool.extents import MAX_RANK, check_shape
 
 # The version of the bundle format that TensorFlow writes, and wtool reads.
 BUNDLE_VERSION = 1
@@ -41,29 +40,17 @@ class Header:
     facts: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A checked shape with what every tensor of it shares."""
-
-    sizes: tuple[int, ...]
-    count: int
-    strides: tuple[int, ...]
-
-
 @dataclass(slots=True)
 class Entry:
     """One tensor as the index has it. slices: spans of the value that hold TensorSliceProto."""
 
     dtype: DType
-    shape: Shape
+    shape: tuple[int, ...]
     shard: int = 0
     offset: int = 0
     size: int = 0
     crc32c: int = 0
     slices: tuple[tuple[int, int], ...] = ()
-
-
-SCALAR = Shape((), 1, ())
 
 
 def read_header(value: bytes) -> Header:
@@ -101,12 +88,12 @@ def _read_fact(value: bytes, start: int, stop: int) -> tuple[str, str]:
     return parts[1], parts[2]
 
 
-def read_entry(value: bytes, shapes: dict[bytes, Shape]) -> Entry:
+def read_entry(value: bytes, shapes: dict[bytes, tuple[int, ...]]) -> Entry:
     """The entry of one tensor. `shapes` keeps the shapes seen: models repeat them."""
     return _read_usual(value, shapes) or _read_any(value, shapes)
 
 
-def _read_usual(value: bytes, shapes: dict[bytes, Shape]) -> Entry | None:
+def _read_usual(value: bytes, shapes: dict[bytes, tuple[int, ...]]) -> Entry | None:
     """The entry of a whole tensor as writers order its fields; None for any other, good or bad.
 
     A listing parses one per tensor, so this path takes no generator and no call per field.
@@ -154,10 +141,10 @@ def _read_usual(value: bytes, shapes: dict[bytes, Shape]) -> Entry | None:
     return Entry(dtype, shape, shard, offset, size)
 
 
-def _read_any(value: bytes, shapes: dict[bytes, Shape]) -> Entry:
+def _read_any(value: bytes, shapes: dict[bytes, tuple[int, ...]]) -> Entry:
     """The entry of one tensor, whatever the order of its fields and whatever else it holds."""
     dtype_number = shard = offset = size = crc = 0
-    shape = SCALAR
+    shape: tuple[int, ...] = ()
     slices: list[tuple[int, int]] | None = None
     for field in fields(value):
         number, wire, a, b = field
@@ -201,7 +188,7 @@ def element_type(number: int) -> DType:
     return dtype
 
 
-def read_shape(data: bytes) -> Shape:
+def read_shape(data: bytes) -> tuple[int, ...]:
     """A TensorShapeProto; at most 64 dimensions, none negative, all known."""
     sizes: list[int] = []
     for field in fields(data):
@@ -217,8 +204,7 @@ def read_shape(data: bytes) -> Shape:
             sizes.append(size)
         elif field[0] == 3 and field[2]:
             raise MalformedInput("shape of unknown rank")
-    shape = check_shape(tuple(sizes))
-    return Shape(shape, math.prod(shape), c_strides(shape))
+    return check_shape(tuple(sizes))
 
 
 def _check_version(value: bytes, start: int, stop: int) -> None:

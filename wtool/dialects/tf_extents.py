@@ -34,8 +34,7 @@ SumBytes = Callable[[Source, int, int], int]
 class BundleExtent(Strided):
     """Raw row-major elements in a data shard, whole bytes each (int4 takes one byte an element).
 
-    The caller has checked `shape`; size and place are checked here. It is built once per tensor of
-    a listing, so it fills what `Strided` would compute.
+    Size and place are checked here: each must be exactly what the index says.
     """
 
     def __init__(
@@ -46,23 +45,22 @@ class BundleExtent(Strided):
         dtype: DType,
         shape: tuple[int, ...],
         *,
-        count: int,
-        strides: tuple[int, ...],
         big_endian: bool,
         crc32c: int,
     ) -> None:
         itemsize = dtype.itemsize
-        if count * itemsize != nbytes:
+        held = geometry(dtype, shape, None, 0, itemsize * 8, big_endian)
+        if held.count * itemsize != nbytes:
             raise MalformedInput(
                 "size of the tensor is not that of its shape",
-                expected=f"{count * itemsize} bytes for {dtype.name} {list(shape)}",
+                expected=f"{held.count * itemsize} bytes for {dtype.name} {list(shape)}",
                 found=nbytes,
             )
         check_place(source, offset, nbytes)
         self.source = source
         self.base = offset
         self.storage_nbytes = nbytes
-        self.geometry = geometry(dtype, shape, None, 0, itemsize * 8, big_endian)
+        self.geometry = held
         self.storage: Hashable = (source.name, offset)
         self.crc32c = crc32c
 

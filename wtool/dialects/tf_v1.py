@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wtool.dialects.tf_entries import SCALAR, element_type, read_shape
+from wtool.dialects.tf_entries import element_type, read_shape
 from wtool.dialects.tf_slices import MAX_SLICES, Extents, read_slice, slice_box
 from wtool.dialects.tf_v1_values import RAW, VALUE_FIELDS, decode_values
 from wtool.dtypes import DType
@@ -147,7 +147,8 @@ def _read_list(source: FileSource, listed: dict[bytes, Listed]) -> None:
 
 def _read_tensor(value: bytes, item: Field, lookup: Lookup, listed: dict[bytes, Listed]) -> None:
     """Add a SavedSliceMeta to `listed`."""
-    name, number, shape = b"", 0, SCALAR
+    name, number = b"", 0
+    shape: tuple[int, ...] = ()
     spans: list[tuple[int, int]] = []
     for part in fields(value, item[2], item[3]):
         if part[0] == 3:
@@ -165,17 +166,17 @@ def _read_tensor(value: bytes, item: Field, lookup: Lookup, listed: dict[bytes, 
         dtype = element_type(number)
         if dtype.name not in VALUE_FIELDS:
             raise MalformedInput("type that a V1 checkpoint cannot hold", found=dtype.name)
-        known = listed.setdefault(name, Listed(name, dtype, shape.sizes))
-        if known.dtype is not dtype or known.shape != shape.sizes:
+        known = listed.setdefault(name, Listed(name, dtype, shape))
+        if known.dtype is not dtype or known.shape != shape:
             raise MalformedInput(
                 "tensor listed twice, differently",
                 expected=f"{known.dtype.name} {list(known.shape)}",
-                found=f"{dtype.name} {list(shape.sizes)}",
+                found=f"{dtype.name} {list(shape)}",
             )
         if len(known.pieces) + len(spans) > MAX_SLICES:
             raise MalformedInput("too many slices", expected=f"at most {MAX_SLICES}")
         for start, stop in spans:
-            extents = read_slice(value, start, stop, shape.sizes)
+            extents = read_slice(value, start, stop, shape)
             known.pieces.append(_piece(lookup, known, extents))
     except WtoolError as error:
         raise error.locate(tensor=name.decode("utf-8", "surrogateescape")) from None

@@ -97,7 +97,11 @@ class TorchArchive:
     def records(self, folder: str) -> list[str]:
         """Names of the records in a folder ("data"), without it, in the directory's order."""
         start = f"{self.prefix}/{folder}/".lower()
-        return [n[len(start) :] for n in self.directory.names() if n.lower().startswith(start)]
+        return [
+            member.name[len(start) :]
+            for name, member in self.directory.folded.items()
+            if name.startswith(start)
+        ]
 
     def read(self, record: str, max_bytes: int) -> bytearray:
         """A whole record; MalformedInput where there is none, UnsafeInput above `max_bytes`."""
