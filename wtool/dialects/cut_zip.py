@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wtool.dialects.torch_storages import read_storage_id
 from wtool.encodings.pickle_machine import parse_source
-from wtool.encodings.pickle_nodes import Call, Dict, Persistent
+from wtool.encodings.pickle_nodes import Call, Dict, Persistent, describe
 from wtool.encodings.pickle_walk import walk
-from wtool.errors import InputError, TruncatedInput, WtoolError
+from wtool.errors import InputError, TruncatedInput, WtoolError, shorten
 from wtool.sources import Source, read_bytes
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -38,12 +38,13 @@ class Record:
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Names:
-    """Of each storage: its bytes, and the tensors on it."""
+    """Of each storage: its bytes, and the tensors on it; nothing until the pickle was read."""
 
-    nbytes: dict[str, int]
-    tensors: dict[str, list[str]]
+    is_read: bool = False
+    nbytes: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,8 @@ def explain_cut(source: Source, error: TruncatedInput) -> TruncatedInput:
 
 def find_cut(source: Source) -> Cut | None:
     """Where a torch zip file without its end was cut; None where that is unclear."""
-    names = Names({}, {})
-    records: list[Record] = []
-    for record in _records(source, names):
-        records.append(record)
-        if record.name.endswith("/data.pkl") and record.stop <= source.size:
-            found = _names(source, record)
-            names.nbytes.update(found.nbytes)
-            names.tensors.update(found.tensors)
+    names = Names()
+    records = list(_records(source, names))
     if not records:
         return None
     last = records[-1]
@@ -87,13 +82,13 @@ def find_cut(source: Source) -> Cut | None:
     if last.stop > source.size:
         have = source.size - last.start
         text = f"cut at byte {source.size:,}: {have:,} of {last.stop - last.start:,} bytes"
-        text += f" of '{last.name}'"
+        text += f" of '{shorten(last.name)}'"
         key = last.name.rpartition("/")[2]
         whole.discard(key)
         here = names.tensors.get(key) if "/data/" in last.name else None
-        text += f", tensor '{here[0]}'" if here else ""
+        text += f", tensor '{shorten(here[0])}'" if here else ""
     else:
-        text = f"cut at byte {source.size:,}, behind the record '{last.name}'"
+        text = f"cut at byte {source.size:,}, behind the record '{shorten(last.name)}'"
     total = sum(map(len, names.tensors.values()))
     lost = [name for key, some in names.tensors.items() if key not in whole for name in some]
     if total:
@@ -102,7 +97,10 @@ def find_cut(source: Source) -> Cut | None:
 
 
 def _records(source: Source, names: Names) -> Iterator[Record]:
-    """The records from the front, as far as they can be followed; the last may end outside."""
+    """The records from the front, as far as they can be followed; the last may end outside.
+
+    names: filled from the first record that is the pickle; a file that attacks has thousands.
+    """
     at = 0
     for _ in range(MAX_RECORDS):
         if at + 30 > source.size:
@@ -116,7 +114,12 @@ def _records(source: Source, names: Names) -> Iterator[Record]:
         follows = bool(flags & _SIZES_FOLLOW) and not packed
         if packed == _FULL32:
             return
-        size = _size(source, name, start, names) if follows else packed
+        is_here = start + packed <= source.size
+        if is_here and name.endswith("/data.pkl") and not names.is_read:
+            length = _read_names(source, start, names)
+            size = length if follows else packed
+        else:
+            size = _size(source, name, start, names) if follows else packed
         if size is None:
             return
         yield Record(name, start, start + size)
@@ -128,11 +131,6 @@ def _records(source: Source, names: Names) -> Iterator[Record]:
 
 def _size(source: Source, name: str, start: int, names: Names) -> int | None:
     """Bytes of a record whose header does not say; None where nothing else says it."""
-    if name.endswith("/data.pkl"):
-        try:
-            return parse_source(source, start).end - start
-        except InputError:
-            return None
     if name.count("/") == 2 and "/data/" in name:
         return names.nbytes.get(name.rpartition("/")[2])
     piece = bytes(read_bytes(source, start, min(SMALL_BYTES, source.size - start)))
@@ -149,32 +147,43 @@ def _next_header(source: Source, stop: int) -> int | None:
     return None
 
 
-def _names(source: Source, record: Record) -> Names:
-    """What the pickle says of the storages; empty where it cannot be read."""
-    names = Names({}, {})
+def _read_names(source: Source, start: int, names: Names) -> int | None:
+    """Fill `names` from the pickle at `start`; its length, None where it cannot be read."""
+    names.is_read = True
     try:
-        root = parse_source(source, record.start).value
-        for node in walk(root):
-            if isinstance(node, Persistent):
+        pickled = parse_source(source, start)
+    except WtoolError:
+        return None
+    nbytes: dict[str, int] = {}
+    tensors: dict[str, list[str]] = {}
+    try:
+        for node in walk(pickled.value):
+            if isinstance(node, Persistent) and _key_of(node) is not None:
                 said = read_storage_id(node)
-                names.nbytes[said.key] = said.nbytes
+                nbytes[said.key] = said.nbytes
             elif isinstance(node, Dict):
                 for key, value in node.items():
                     storage = _storage_of(value)
                     if storage is not None:
-                        names.tensors.setdefault(storage, []).append(str(key))
+                        name = key if isinstance(key, str) else describe(key)
+                        tensors.setdefault(storage, []).append(name)
     except WtoolError:
-        return Names({}, {})
-    return names
+        return pickled.end - start
+    names.nbytes, names.tensors = nbytes, tensors
+    return pickled.end - start
 
 
 def _storage_of(value: Any) -> str | None:
-    """The storage that a rebuilt tensor lies on, None where the value is no tensor."""
+    """Key of the storage that a rebuilt tensor lies on, None where the value is no tensor."""
     if not isinstance(value, Call):
         return None
     if value.full == "torch._utils._rebuild_parameter" and value.args:
         value = value.args[0]
     first = value.args[0] if isinstance(value, Call) and value.args else None
-    if isinstance(first, Persistent) and isinstance(first.id, tuple) and len(first.id) > 2:
-        return str(first.id[2])
-    return None
+    return _key_of(first) if isinstance(first, Persistent) else None
+
+
+def _key_of(node: Persistent) -> str | None:
+    """The key in a persistent id, None where it is no text."""
+    key = node.id[2] if isinstance(node.id, tuple) and len(node.id) > 2 else None
+    return key if isinstance(key, str) else None
