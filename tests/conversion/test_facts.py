@@ -20,10 +20,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 import torch
+from safetensors.numpy import save_file
 
 import wtool
 from fixtures import keras_models, torch_models
 from wtool.cli import run
+from wtool.errors import LossError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 NOTES = ["epsilon is 1e-5 – in both", "words are counted from 1\tand in one table"]
@@ -212,6 +214,34 @@ def test_they_are_shown_and_survive_another_container_and_a_cast(
     shards = tmp_path / "shards.bin"
     wtool.convert(str(half), str(shards), shards=2)
     assert facts(tmp_path / "shards.bin.index.json") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("wtool.Mapping", "one"),
+        ("wtool.map\0ping", "one"),
+        ("wtool./../../mapping", "one"),
+        ("wtool." + "n" * 70_000, "one"),
+        ("wtool.mapping", "one\0"),
+        ("wtool.mapping", "m" * ((1 << 20) + 1)),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "weights.h5", "index"])
+def test_texts_that_a_container_might_not_give_back_are_refused_as_a_loss(
+    name: str, text: str, suffix: str, tmp_path: Path
+) -> None:
+    """They have wtool's prefix, but wtool did not write them."""
+    template = FIXTURES / "digits-cnn.weights.h5"
+    values = {tensor.name: tensor.load() for tensor in wtool.open(template)}
+    source = tmp_path / "source.safetensors"
+    save_file(values, source, metadata={name: text, "wtool.notes": "kept"})
+    options = {"template": str(template)} if suffix == "weights.h5" else {}
+    made = tmp_path / f"made.{suffix}"
+    with pytest.raises(LossError, match="metadata"):
+        wtool.convert(str(source), str(made), **options)
+    wtool.convert(str(source), str(made), allow=["metadata"], **options)
+    assert facts(made) == {"wtool.notes": "kept"}
 
 
 @pytest.mark.parametrize("suffix", ["pth", "weights.h5", "index"])

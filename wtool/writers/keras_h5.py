@@ -84,11 +84,7 @@ def plan(
     refuse_unsupported([filled.values[slot.name] for slot in replaced], CONTAINER, _no_reason)
     start = absolute(source, 0)[1]
     changes = [_change(file, start, slot, filled.values[slot.name]) for slot in replaced]
-    facts = {
-        name: text
-        for name, text in facts_of(checkpoint).items()
-        if len(text.encode()) <= MAX_FACT_BYTES
-    }
+    facts = facts_of(checkpoint, max_bytes=MAX_FACT_BYTES)
     # The template may have been converted itself.
     stale = [n for n in sorted(file.root.attributes) if n.startswith(FACTS) and n not in facts]
     own = {name for group in (file.root, *file.root.groups.values()) for name in group.attributes}

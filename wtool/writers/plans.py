@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,10 @@ CONTAINER_FACTS = frozenset(
         "tensorflow_version",
     )
 )
+# The names that wtool gives to facts: each container can hold them, and tell one from another.
+_FACT_NAME = re.compile(re.escape(FACTS) + r"[a-z0-9_-]{1,64}")
+# Readers show no longer texts; wtool writes a few lines.
+MAX_FACT_BYTES = 1 << 20
 # More names than this in one message help nobody.
 NAMED_AT_MOST = 5
 
@@ -183,10 +188,20 @@ def carried_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def facts_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """The texts that wtool itself wrote when it converted the model, sorted by name."""
+def facts_of(checkpoint: Checkpoint, *, max_bytes: int = MAX_FACT_BYTES) -> dict[str, str]:
+    """The texts that wtool itself wrote when it converted the model, sorted by name.
+
+    Without those that somebody else gave such a name, and that a container might not give back: one
+    with other letters, with a NUL, or longer than `max_bytes`.
+    """
     carried = carried_metadata(checkpoint)
-    return {name: carried[name] for name in sorted(carried) if name.startswith(FACTS)}
+    return {
+        name: carried[name]
+        for name in sorted(carried)
+        if _FACT_NAME.fullmatch(name)
+        and "\0" not in carried[name]
+        and len(carried[name].encode("utf-8", "surrogateescape")) <= max_bytes
+    }
 
 
 def metadata_losses(
