@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from planting import outcomes, sound, write
 import wtool
 from wtool.checks.subject import Subject
 from wtool.checks.unit_probes import UnitProbes, find_suspects, number_probes, probe
+from wtool.checks.values import units_of
 from wtool.errors import InputError
 from wtool.kernels import measure as measuring
 from wtool.sources import FileSource
@@ -130,6 +132,46 @@ def test_units_along_the_last_axis_are_probed_too(tmp_path):
     values[..., 9] = values[..., 2]
     (tensor,) = wtool.open(write({"w": values}, tmp_path / "m.safetensors"))
     assert probe(tensor, 3) == ((4,), (2, 9))
+
+
+@pytest.mark.parametrize("shape", [(300, 50), (5, 5, 20, 30), (3, 40, 6), (7, 5, 9, 6)])
+@pytest.mark.parametrize("block_bytes", [64, 1000, 1 << 20])
+def test_units_in_columns_are_compared_as_those_in_rows(monkeypatch, tmp_path, shape, block_bytes):
+    monkeypatch.setattr(units_of, "BLOCK_BYTES", block_bytes)
+    for axis in range(1, len(shape)):
+        values = DRAW.standard_normal(shape).astype(np.float32)
+        rows = np.moveaxis(values, axis, 0)
+        rows[1] = rows[4]
+        rows[2] = 0
+        rows[3, -1] = rows[0, -1]  # equal at the end only
+        rows[0] = -0.0
+        (tensor,) = wtool.open(write({"w": values}, tmp_path / "columns.safetensors"))
+        turned = np.ascontiguousarray(rows)
+        (expected,) = wtool.open(write({"w": turned}, tmp_path / "rows.safetensors"))
+        for find in (units_of.dead, units_of.repeated):
+            subject = Subject({"w": tensor}, open_model=wtool.open)
+            assert find(subject, tensor, axis) == find(subject, expected, 0)
+        assert units_of.dead(subject, tensor, axis) == [0, 2]
+        assert units_of.repeated(subject, tensor, axis) == [(4, 1)]
+
+
+def test_suspects_in_columns_are_read_together(monkeypatch, tmp_path):
+    """A pruned kernel of Keras: the first inputs, a border of pixels, are 0 for every unit."""
+    values = DRAW.standard_t(4, (200, 300)).astype(np.float32)
+    values[:20] = 0
+    values[:, 7] = 0
+    values[:, 9] = values[:, 8]
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = values
+        file["layers/dense/vars/1"] = np.ones(300, np.float32)
+    found, total = bytes_read(monkeypatch, tmp_path / "m.weights.h5", ["WT010", "WT011"])
+    assert found == ["WT010", "WT011"]
+    assert total < 5 * values.nbytes
+    reads = []
+    original = FileSource._read
+    monkeypatch.setattr(FileSource, "_read", lambda *a: (reads.append(1), original(*a))[1])
+    outcomes(str(tmp_path / "m.weights.h5"), only=("WT010", "WT011"))
+    assert len(reads) < 200
 
 
 def test_different_rows_hardly_ever_share_a_number():
