@@ -1,5 +1,7 @@
 """Verdicts of `init` on what the frameworks draw and on what training leaves; the laws it keeps."""
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from wtool.extents import Strided
 from wtool.layers import assign_roles
 from wtool.layers.initialisation import judge
 from wtool.layers.samples import SAMPLE_VALUES, read_sample
-from wtool.layers.schemes import KURTOSIS, TRUNCATED_STD, Scheme
+from wtool.layers.schemes import KURTOSIS, TRUNCATED_STD, Scheme, count_blocks
 from wtool.layers.survey import judge_all
 from wtool.sources import BytesSource
 
@@ -265,6 +267,24 @@ def test_what_ends_a_residual_branch_of_a_fresh_gpt_2_is_named(blocks):
     named = {"fresh: gpt2_residual"}
     assert {v for name, v in verdicts.items() if "c_proj" in name} == named
     assert verdicts["transformer.h.0.mlp.c_fc.weight"] == "undecided"
+
+
+def test_blocks_are_counted_without_looking_at_each():
+    """Each of 4,096 tensors asks: block by block that is 17 million look-ups."""
+
+    class Asked(dict):
+        times = 0
+
+        def __contains__(self, name):
+            Asked.times += 1
+            return super().__contains__(name)
+
+    arrays = {f"h.{i}.proj.weight": np.zeros((2, 2), np.float32) for i in range(4096)}
+    checkpoint = in_memory({**arrays, "h.0.fc.bias": np.zeros(2, np.float32)}, "torch zip")
+    asked = dataclasses.replace(checkpoint, tensors=Asked(checkpoint.tensors))
+    counts = {tensor.name: count_blocks(tensor, asked) for tensor in asked}
+    assert counts == dict.fromkeys(arrays, 4096) | {"h.0.fc.bias": 0}
+    assert Asked.times < 20 * 4096
 
 
 def test_xavier_with_a_gain_is_named_with_it():

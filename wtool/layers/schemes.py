@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -148,15 +149,19 @@ def merge(schemes: list[Scheme]) -> list[Scheme]:
 
 
 def count_blocks(tensor: Tensor, checkpoint: Checkpoint) -> int:
-    """How many numbered blocks hold a tensor like this one that ends a residual branch; else 0."""
+    """How many numbered blocks hold a tensor like this one that ends a residual branch; else 0.
+
+    Blocks are numbered from 0 on; where one is missing, those before or behind it may be left out.
+    """
     module, leaf = split_leaf(tensor.name)
     numbered = _NUMBERED.fullmatch(tensor.name)
     if leaf != "weight" or numbered is None or not _RESIDUAL.fullmatch(module.rpartition(".")[2]):
         return 0
-    count = 0
-    while f"{numbered[1]}{count}{numbered[3]}" in checkpoint.tensors:
-        count += 1
-    return count
+    before, _, behind = numbered.groups()
+    # Each tensor asks: to count from 0 on would take quadratic time.
+    return bisect_left(
+        range(len(checkpoint)), True, key=lambda n: f"{before}{n}{behind}" not in checkpoint.tensors
+    )
 
 
 def bias_fan_in(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
