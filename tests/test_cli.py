@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wtool
 from wtool.cli import COMMANDS, run
@@ -225,6 +227,23 @@ def test_closed_streams_are_no_bug():
     assert done.stderr == "wtool: error: standard output: cannot write: it is closed\n"
     assert run_without(1, "--help").returncode == 5
     assert run_without(2, "ls", "missing.pth").returncode == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "koi8-r", "iso8859-5", "euc-jp"])
+def test_a_letter_that_an_encoding_lacks_never_becomes_another(encoding, tmp_path):
+    names = ["dé", "Жж", "日", "bothé日"]
+    save_file({name: np.zeros(1) for name in names}, tmp_path / "m.safetensors")
+    raw = os.fsdecode(b"m-\xfe\xff.safetensors")
+    os.rename(tmp_path / "m.safetensors", tmp_path / raw)
+    done = subprocess.run(
+        [*WTOOL, "ls", raw, "--format", "csv"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        cwd=tmp_path,
+    )
+    found = [line.split(b",")[0] for line in done.stdout.splitlines()[1:]]
+    assert sorted(found) == sorted(name.encode(encoding, "backslashreplace") for name in names)
+    assert done.stdout.count(b"m-\xfe\xff.safetensors") == len(names)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8:strict"])

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from itertools import takewhile
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,9 @@ _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "ker
 
 # The blocks of a histogram where they cannot be printed.
 _DIGITS = {block: str(height) for height, block in enumerate(range(0x2581, 0x2589), 1)}
+
+# Bytes of a path that is no text in its encoding, as Python carries them (PEP 383).
+_RAW_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -182,11 +186,12 @@ def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     rest = error.object[error.start : error.end]
-    try:
-        return rest.encode(error.encoding, "surrogateescape"), error.end
-    except UnicodeEncodeError:
-        spelled = rest.translate(_DIGITS).encode("ascii", "backslashreplace")
-        return spelled.decode("ascii"), error.end
+    is_raw = rest[0] in _RAW_BYTES
+    run = "".join(takewhile(lambda letter: (letter in _RAW_BYTES) == is_raw, rest))
+    if is_raw:
+        return run.encode("ascii", "surrogateescape"), error.start + len(run)
+    spelled = run.translate(_DIGITS).encode("ascii", "backslashreplace")
+    return spelled.decode("ascii"), error.start + len(run)
 
 
 if __name__ == "__main__":
