@@ -215,6 +215,28 @@ def test_a_full_disk_behind_standard_output_exits_5(words):
     assert process.stderr == expected
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["ls", "missing.pth"], 3),
+        (["ls", "--nonsense"], 2),
+        (["ls", str(FIXTURES / "odd" / "sparse.pth")], 0),
+        (["stats", CNN, "--progress"], 0),
+        (["diff", CNN, str(FIXTURES / "digits-cnn-fresh.pth")], 1),
+    ],
+)
+def test_the_exit_code_is_that_of_the_answer_where_standard_error_takes_nothing(words, code):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*WTOOL, *words], stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == code
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = subprocess.run([*WTOOL, *words], stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    assert (gone.returncode, gone.stdout) == (code, done.stdout)
+
+
 def test_closed_streams_are_no_bug():
     closing = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 

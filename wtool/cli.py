@@ -39,6 +39,20 @@ class _Terminated(BaseException):
     """Somebody asked the process to end: what is half written is removed on the way out."""
 
 
+class _Talk(io.FileIO):
+    """Standard error: what a full disk or a reader that left does not take is dropped.
+
+    The exit code says the same, and it must be that of the answer.
+    """
+
+    def write(self, data: Any) -> int:
+        """See io.FileIO.write."""
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 class _Commands(PrintedHelp, click.Group):
     """A group that imports the file of a command only when the command is needed."""
 
@@ -147,9 +161,11 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)
     codecs.register_error("wtool", _spell)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="wtool")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="wtool")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(talk, sys.stderr.encoding, "wtool", line_buffering=True)
     code = run()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
