@@ -85,12 +85,19 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_with_the_tensor(tmp_pa
     )
 
 
-@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
-def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("fifo", r"found a pipe \(save what it gives to a file first\)"),
+        ("directory", r"found a directory \(name a file in it\)"),
+        ("device", r"found a device \(save what it gives to a file first\)"),
+    ],
+)
+def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path, kind, message):
     import os
 
     path = {"fifo": tmp_path / "f", "directory": tmp_path, "device": "/dev/zero"}[kind]
     if kind == "fifo":
         os.mkfifo(path)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=message):
         FileSource(path)

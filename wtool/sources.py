@@ -103,12 +103,13 @@ class FileSource:
         self._path = os.path.abspath(self.name) if descriptors else self.name
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
+            is_directory = stat.S_ISDIR(self._status.st_mode)
             raise UnsafeInput(
                 "cannot read",
                 path=self.name,
                 expected="a regular file",
                 found=_KINDS.get(stat.S_IFMT(self._status.st_mode), "something else"),
-                hint="save what it gives to a file first",
+                hint="name a file in it" if is_directory else "save what it gives to a file first",
             )
         self.size = self._status.st_size
         if descriptors is not None:
