@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pickle_code import pickle, tensor, text
 from safetensors.numpy import save_file
+from zip_bytes import Entry, build
 
 import wtool
 from wtool.cli import COMMANDS, run
@@ -284,6 +286,27 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, tmp_path):
     assert conv.endswith(blocks.encode() if "utf" in encoding else b"  4548368335574234")
     rows = printed("ls", name, "--format", "csv").split(b"\n")
     assert b"caf\xe9.pth" in rows[1]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "table", "markdown", "html"])
+def test_names_that_are_no_text_go_into_a_file(format, tmp_path):
+    """Half of a surrogate pair, which only a pickle can hold, and a byte that is no UTF-8."""
+    names = ["a\ud800b", "caf\udce9"]
+    body = pickle(b"}", *(text(name) + tensor() + b"s" for name in names))
+    records = {"data.pkl": body, "byteorder": b"little", "data/0": bytes(16), "version": b"3\n"}
+    entries = [Entry(f"a/{name}".encode(), data) for name, data in records.items()]
+    (tmp_path / "m.pth").write_bytes(build(entries))
+    report = tmp_path / "report"
+    assert run(["ls", str(tmp_path / "m.pth"), "--format", format, "-o", str(report)]) == 0
+    assert b"\\ud800b" in report.read_bytes()
+    if format == "csv":
+        assert [row.split(b",")[0] for row in report.read_bytes().splitlines()[1:]] == [
+            b"a\\ud800b",
+            b"caf\xe9",
+        ]
+    draft = str(tmp_path / "draft.toml")
+    keras_file = str(FIXTURES / "digits-cnn.weights.h5")
+    assert run(["map", str(tmp_path / "m.pth"), keras_file, "--save", draft]) == 1
 
 
 def test_a_report_prints_as_its_table_and_names_are_found(capsys):

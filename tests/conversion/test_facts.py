@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -26,6 +27,7 @@ import wtool
 from fixtures import keras_models, torch_models
 from wtool.cli import run
 from wtool.errors import LossError
+from wtool.writers.plans import facts_of
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 NOTES = ["epsilon is 1e-5 – in both", "words are counted from 1\tand in one table"]
@@ -242,6 +244,14 @@ def test_texts_that_a_container_might_not_give_back_are_refused_as_a_loss(
         wtool.convert(str(source), str(made), **options)
     wtool.convert(str(source), str(made), allow=["metadata"], **options)
     assert facts(made) == {"wtool.notes": "kept"}
+
+
+def test_bytes_that_are_no_text_are_no_fact() -> None:
+    """A TensorFlow index may hold any bytes; records and attributes hold UTF-8."""
+    checkpoint = wtool.open(FIXTURES / "digits-cnn.pth")
+    texts = {"wtool.mapping": "caf\udce9", "wtool.notes": "caf\u00e9"}
+    found = facts_of(dataclasses.replace(checkpoint, metadata=texts))
+    assert found == {"wtool.notes": "caf\u00e9"}
 
 
 @pytest.mark.parametrize("suffix", ["pth", "weights.h5", "index"])

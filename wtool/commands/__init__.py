@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -197,12 +198,22 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
         with OutputSet() as outputs:
             file = outputs.create(output)
             for line in lines:
-                file.write(line.encode("utf-8", "surrogateescape"))
+                file.write(encoded(line))
     else:
         print_lines(lines)
     if not quiet and format == "table":
         for note in report.notes:
             click.echo(f"note: {note}", err=True)
+
+
+def encoded(text: str) -> bytes:
+    """`text` in UTF-8: bytes of a name that is no text as they were, half a pair as its escape."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        lone = "[\ud800-\udc7f\udd00-\udfff]"
+        spelled = re.sub(lone, lambda half: f"\\u{ord(half[0]):x}", text)
+        return spelled.encode("utf-8", "surrogateescape")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, refuse_report, report_command
+from wtool.commands import encoded, open_model, refuse_report, report_command
 from wtool.errors import UnsupportedError, counted
 from wtool.report import Column, Report
 
@@ -89,7 +89,7 @@ def _save(text: str, path: str, *, force: bool) -> None:
 
     refuse_report(path, force=force)
     with OutputSet() as outputs:
-        outputs.create(path).write(text.encode("utf-8", "surrogateescape"))
+        outputs.create(path).write(encoded(text))
 
 
 def _report(

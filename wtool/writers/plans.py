@@ -192,16 +192,21 @@ def facts_of(checkpoint: Checkpoint, *, max_bytes: int = MAX_FACT_BYTES) -> dict
     """The texts that wtool itself wrote when it converted the model, sorted by name.
 
     Without those that somebody else gave such a name, and that a container might not give back: one
-    with other letters, with a NUL, or longer than `max_bytes`.
+    with other letters, a text with a NUL, bytes that are no text, or more than `max_bytes`.
     """
     carried = carried_metadata(checkpoint)
     return {
         name: carried[name]
         for name in sorted(carried)
-        if _FACT_NAME.fullmatch(name)
-        and "\0" not in carried[name]
-        and len(carried[name].encode("utf-8", "surrogateescape")) <= max_bytes
+        if _FACT_NAME.fullmatch(name) and _is_short_text(carried[name], max_bytes)
     }
+
+
+def _is_short_text(text: str, max_bytes: int) -> bool:
+    try:
+        return "\0" not in text and len(text.encode()) <= max_bytes
+    except UnicodeEncodeError:
+        return False
 
 
 def metadata_losses(
