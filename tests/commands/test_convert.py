@@ -142,7 +142,10 @@ def test_names_change_by_prefix_glob_and_regular_expression(tmp_path, source, st
         ({"ema": True}, "no EMA copy"),
         ({"select": ("no.such",)}, "matches no tensor"),
         ({"shards": 2, "max_shard_size": "1KB"}, "--shards goes with"),
+        ({"shards": 0}, "bad number of shards: expected 1 or more, found 0"),
         ({"max_shard_size": "many"}, "bad size"),
+        ({"max_shard_size": "9" * 400}, "bad size"),
+        ({"max_shard_size": "\u0665GB"}, "bad size"),
         ({"template": "x"}, "torch has no template"),
         ({"container": "zip"}, "no such container"),
     ],
@@ -281,6 +284,7 @@ def test_the_ending_says_the_container():
 
 def test_sizes_are_read_as_people_write_them():
     texts = {"5GB": 5 * 10**9, "2GiB": 2 << 30, "500 MB": 5 * 10**8, "1.5k": 1500, "17": 17}
+    texts |= {"9007199254740993": 9007199254740993, "4.35KB": 4350}
     assert {text: parse_size(text) for text in texts} == texts
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import Checkpoint, Tensor
@@ -29,6 +30,10 @@ _TAKES = {
 }
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+# More digits than these are no size of a file.
+_SIZE = re.compile(
+    r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([KMGT]?|[KMGT]i)B?", re.IGNORECASE | re.ASCII
+)
 # Searching a shard size for `--shards N` stops when the bounds differ by so small a part of it.
 _SHARD_PRECISION = 256
 
@@ -110,6 +115,8 @@ def prepare(
     for name in given.keys() - _TAKES.get(container, given.keys()):
         raise UsageError(f"{container} has no {name.replace('_bytes', '_size')}", path=target.path)
     if target.shards is not None:
+        if target.shards < 1:
+            raise UsageError("bad number of shards", expected="1 or more", found=target.shards)
         if "max_shard_bytes" not in _TAKES[container] or "max_shard_bytes" in given:
             raise UsageError("--shards goes with a container in shards, and no --max-shard-size")
 
@@ -246,11 +253,11 @@ def parse_size(text: str | int | None) -> int | None:
     """Bytes of "5GB", "500MB", "2GiB" or a plain number; UsageError for anything else."""
     if text is None or isinstance(text, int):
         return text
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?|[KMGT]i)B?", text.strip(), re.IGNORECASE)
+    match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UsageError("bad size", expected="a number of bytes, or 500MB, 5GB, 2GiB", found=text)
     unit = match[2].capitalize()
-    return int(float(match[1]) * (_UNITS | _BINARY_UNITS)[unit])
+    return int(Fraction(match[1]) * (_UNITS | _BINARY_UNITS)[unit])
 
 
 def _option_for(kind: str) -> str:
