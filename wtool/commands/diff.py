@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +13,20 @@ import click
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import open_model, report_command
 from wtool.commands.diff_manifests import diff_manifests
+from wtool.commands.diff_rows import (
+    ARCHITECTURE,
+    GROUP_COLUMNS,
+    TENSOR_COLUMNS,
+    Change,
+    group_rows,
+    is_same,
+    rank,
+    summary,
+    tensor_row,
+)
 from wtool.commands.grouping import group_of
 from wtool.commands.selection import choose, keep_names
-from wtool.errors import UsageError, counted
+from wtool.errors import UsageError
 from wtool.extents import Absent
 from wtool.report import Column, Report
 
@@ -26,24 +35,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 _BY = ("tensor", "layer", "depth:N", "kind")
-# Order of rows: what changes the architecture first, then values by how much.
-_ARCHITECTURE = ("removed", "added", "renamed", "reshaped", "retyped")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One tensor's fate: `change` is one of _ARCHITECTURE, "changed" or "same"."""
-
-    change: str
-    old: Tensor | None
-    new: Tensor | None
-    difference: Difference | None = None
-
-    @property
-    def name(self) -> str:
-        """The new name, or the old one of what was removed."""
-        tensor = self.new or self.old
-        return tensor.name if tensor else ""
 
 
 def diff(
@@ -94,17 +85,15 @@ def diff(
     new = b if isinstance(b, Checkpoint) else open_model(b, root=root)
     old, new = _choose_in_either(old, new, select, exclude)
     changes = list(_pair(old, new, ignore_dtype, jobs, progress))
-    different = [c for c in changes if not _is_same(c, tolerance)]
+    different = [c for c in changes if not is_same(c, tolerance)]
     if by == "tensor":
         shown = changes if show_all else different
-        rows = [_row(c, tolerance) for c in sorted(shown, key=_rank)]
-        columns: tuple[Column, ...] = _TENSOR_COLUMNS
+        rows = [tensor_row(c, tolerance) for c in sorted(shown, key=rank)]
+        columns: tuple[Column, ...] = TENSOR_COLUMNS
     else:
-        rows = _group_rows(changes, group, tolerance, show_all=show_all)
-        columns = _GROUP_COLUMNS
-    counts = {
-        kind: sum(c.change == kind for c in different) for kind in (*_ARCHITECTURE, "changed")
-    }
+        rows = group_rows(changes, group, tolerance, show_all=show_all)
+        columns = GROUP_COLUMNS
+    counts = {kind: sum(c.change == kind for c in different) for kind in (*ARCHITECTURE, "changed")}
     totals = {
         **counts,
         "same": len(changes) - len(different),
@@ -119,35 +108,8 @@ def diff(
         ok=not different,
         notes=[*old.notes, *(note for note in new.notes if note not in old.notes)],
         sources=[old.path, new.path],
-        footer=[_summary(counts, totals, tolerance)],
+        footer=[summary(counts, totals, tolerance)],
     )
-
-
-_TENSOR_COLUMNS = (
-    Column("name"),
-    Column("change"),
-    Column("old"),
-    Column("new"),
-    Column("max_abs"),
-    Column("max_rel"),
-    Column("rel_l2"),
-    Column("cosine"),
-    Column("changed", "elements"),
-    Column("count", "elements"),
-    Column("worst", hidden=True),
-    Column("not_finite", "elements", hidden=True),
-)
-_GROUP_COLUMNS = (
-    Column("group"),
-    Column("change"),
-    Column("tensors", "tensors"),
-    Column("max_abs"),
-    Column("max_rel"),
-    Column("rel_l2"),
-    Column("cosine"),
-    Column("changed", "elements"),
-    Column("count", "elements"),
-)
 
 
 def _is_manifest(side: Checkpoint | str) -> bool:
@@ -260,108 +222,6 @@ def _digest(tensor: Tensor) -> bytes:
         else:
             digest.update(block.view("uint8").data)
     return digest.digest()
-
-
-def _is_same(change: Change, tolerance: float) -> bool:
-    difference = change.difference
-    if change.change != "changed":
-        return False
-    if difference is None:
-        return True  # neither side has values
-    return difference.broken == 0 and difference.max_abs <= tolerance
-
-
-def _rank(change: Change) -> tuple[int, float, str]:
-    if change.change in _ARCHITECTURE:
-        return _ARCHITECTURE.index(change.change), 0.0, change.name
-    difference = change.difference
-    amount = 0.0 if difference is None else difference.relative_l2
-    if difference is not None and difference.broken:
-        amount = math.inf
-    return len(_ARCHITECTURE), -amount, change.name
-
-
-def _row(change: Change, tolerance: float) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": change.name,
-        "change": "same" if _is_same(change, tolerance) else change.change,
-        "count": _size(change),
-    }
-    if change.change == "renamed" and change.old and change.new:
-        row |= {"old": change.old.name, "new": change.new.name}
-    elif change.change in _ARCHITECTURE:
-        row |= {"old": _describe(change.old), "new": _describe(change.new)}
-    return row | _numbers(change.difference)
-
-
-def _describe(tensor: Tensor | None) -> str | None:
-    if tensor is None:
-        return None
-    return f"{tensor.dtype.name} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
-
-
-def _numbers(difference: Difference | None) -> dict[str, Any]:
-    if difference is None:
-        return {}
-    return {
-        "max_abs": difference.max_abs,
-        "max_rel": difference.max_rel,
-        "rel_l2": difference.relative_l2,
-        "cosine": difference.cosine,
-        "changed": difference.changed,
-        "worst": difference.worst,
-        "not_finite": difference.broken,
-    }
-
-
-def _group_rows(
-    changes: list[Change], group: Callable[[Tensor], str], tolerance: float, *, show_all: bool
-) -> list[dict[str, Any]]:
-    """One row per group: its differences merged, and which changes happened in it."""
-    from wtool.kernels.compare import Difference, merge
-
-    groups: dict[str, list[Change]] = {}
-    for change in changes:
-        groups.setdefault(group(change.new or change.old), []).append(change)  # type: ignore[arg-type]
-    rows = []
-    for name, members in groups.items():
-        different = [c for c in members if not _is_same(c, tolerance)]
-        if not different and not show_all:
-            continue
-        whole = Difference()
-        for change in members:
-            if change.difference is not None and _is_floating(change):
-                whole = merge(whole, change.difference)
-        kinds = [k for k in (*_ARCHITECTURE, "changed") if any(c.change == k for c in different)]
-        numbers = {k: v for k, v in _numbers(whole).items() if k not in ("worst", "not_finite")}
-        rows.append(
-            {
-                "group": name,
-                "change": ", ".join(kinds) or "same",
-                "tensors": len(members),
-                **numbers,
-                "changed": sum(c.difference.changed for c in members if c.difference),
-                "count": sum(_size(c) for c in members),
-            }
-        )
-    return sorted(rows, key=lambda row: (-row["rel_l2"], row["group"]))
-
-
-def _size(change: Change) -> int:
-    tensor = change.new or change.old
-    return tensor.count if tensor else 0
-
-
-def _is_floating(change: Change) -> bool:
-    return all(t is None or t.dtype.kind in ("float", "complex") for t in (change.old, change.new))
-
-
-def _summary(counts: Mapping[str, int], totals: Mapping[str, Any], tolerance: float) -> str:
-    parts = [f"{number} {kind}" for kind, number in counts.items() if number]
-    within = f" within {tolerance:g}" if tolerance else ""
-    are = "is" if totals["same"] == 1 else "are"
-    same = f"{totals['same']} of {counted(totals['tensors'], 'tensor')} {are} the same{within}"
-    return f"{', '.join(parts)}; {same}" if parts else f"{same}: no difference"
 
 
 COMMAND = report_command(
