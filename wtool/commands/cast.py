@@ -13,17 +13,14 @@ from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import report_command
 from wtool.commands.saving import (
     Target,
-    loss_notes,
     open_source,
     prepare,
     prove_written,
-    refusal_notes,
     shape,
-    summary,
-    with_proof,
     write,
 )
 from wtool.commands.saving_options import saving_options, shaping_options
+from wtool.commands.saving_report import loss_notes, refusal_notes, summary, with_proof
 from wtool.commands.selection import matches
 from wtool.conversion.cast_extent import CastExtent
 from wtool.dtypes import DTYPES, DType

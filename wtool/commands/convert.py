@@ -22,22 +22,24 @@ from wtool.commands.framework import (
     with_coverage,
 )
 from wtool.commands.saving import (
-    FILE_COLUMNS,
     Prepared,
     Target,
     container_of,
-    file_rows,
-    loss_notes,
     open_source,
     prepare,
     prove_written,
-    refusal_notes,
     shape,
-    summary,
-    with_proof,
     write,
 )
 from wtool.commands.saving_options import saving_options, shaping_options
+from wtool.commands.saving_report import (
+    FILE_COLUMNS,
+    file_rows,
+    loss_notes,
+    refusal_notes,
+    summary,
+    with_proof,
+)
 from wtool.report import Column, Report
 
 _PLAN_COLUMNS = (
