@@ -69,12 +69,6 @@ def mask(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
-def unmask(masked: int) -> int:
-    """The CRC-32C behind a stored form: the inverse of `mask`."""
-    rotated = (masked - MASK_DELTA) & 0xFFFFFFFF
-    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
-
-
 CRC32 = Checksum("CRC-32", 0xEDB88320, crc32)
 CRC32C = Checksum("CRC-32C", 0x82F63B78, crc32c)
 

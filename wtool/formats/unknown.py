@@ -15,7 +15,6 @@ from wtool.errors import InputError, MissingInput, TruncatedInput, UnknownFormat
 from wtool.formats import Probe
 from wtool.sources import read_bytes
 
-MAX_TEXT_NBYTES = 1 << 20
 MAX_PICKLE_NBYTES = 64 << 20
 MAX_ZERO_NBYTES = 16 << 20
 MAX_LISTED = 6

@@ -107,11 +107,6 @@ def split_leaf(name: str) -> tuple[str, str]:
     return (name[:cut], name[cut + 1 :]) if cut >= 0 else ("", name)
 
 
-def split_components(path: str) -> list[str]:
-    """Components of a module path under its own separator: "/" where it has one, else "."."""
-    return path.split("/" if "/" in path else ".") if path else []
-
-
 def split_depth(name: str, depth: int) -> str:
     """The first `depth` components of the path `name`, joined as they were; "" for depth 0."""
     separator = "/" if "/" in name else "."

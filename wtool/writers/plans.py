@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from wtool.checkpoint import FACTS, Checkpoint, Tensor
-from wtool.dtypes import DType
 from wtool.errors import LossError, UnsupportedError, UsageError, shorten
 from wtool.extents import Absent, Strided
 from wtool.writers.outputs import Output, OutputSet, refuse_targets
@@ -147,15 +146,6 @@ def names_of(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{shorten(name, 80)}'" for name in names[:NAMED_AT_MOST])
     more = len(names) - NAMED_AT_MOST
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def dtype_reason(known: Collection[DType]) -> Callable[[Tensor], str | None]:
-    """A reason function for `refuse_unsupported`: element types outside `known`."""
-
-    def reason(tensor: Tensor) -> str | None:
-        return None if tensor.dtype in known else f"type {tensor.dtype.name}"
-
-    return reason
 
 
 def extras_losses(checkpoint: Checkpoint, container: str) -> list[Loss]:

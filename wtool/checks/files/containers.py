@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from wtool.checks.subject import Subject
 
 MAX_TEXT = 1 << 20
-TORCH_ZIPS = ("torch-zip", "torchscript", "torch-export")
 # Formats whose pickle torch.load reads.
 LOADED_BY_TORCH = ("torch-zip", "torch-legacy", "torch-tar")
 
