@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 
+# What is expected and what was found are short texts.
+MAX_FACT_CHARACTERS = 1000
+
 
 class WtoolError(Exception):
     """Base of all errors that wtool raises on purpose; `exit_code` is the process's answer.
@@ -129,9 +132,14 @@ class LossError(OutputError):
 
 
 def _shown(fact: object) -> str:
-    """A fact as text. Python refuses to print integers of more than 4,300 digits."""
+    """A fact as text. Containers within one are not spelled out: a few bytes can describe 2^60.
+
+    Python refuses to print integers of more than 4,300 digits.
+    """
+    if isinstance(fact, list | tuple) and any(isinstance(item, list | tuple) for item in fact):
+        return f"a {type(fact).__name__} of {len(fact)} that holds others"
     try:
-        return str(fact)
+        return shorten(str(fact), MAX_FACT_CHARACTERS)
     except ValueError:
         return "a number of thousands of digits"
 

@@ -457,6 +457,47 @@ def test_code_in_a_pickle_is_not_run_and_its_modules_are_not_imported(bombs_open
     assert bombs_opened["sound"].startswith("0 quick opened")
 
 
+def bomb(levels: int = 60) -> bytes:
+    """A tuple of two tuples, each of two, and so on: a few bytes that say 2^levels."""
+    code = b")q\0"
+    for level in range(levels):
+        inner = b"h" + bytes([level])
+        code += b"0(" + inner + inner + b"tq" + bytes([level + 1])
+    return code
+
+
+BOMBED = {
+    "class of a storage": (tensor(storage(kind=bomb())), "class of a storage is unknown"),
+    "key of a storage": (tensor(storage(key=bomb())), "key of a storage is no text"),
+    "place of a storage": (tensor(storage(location=bomb())), "device of a storage is no text"),
+    "number of elements": (tensor(storage(numel=bomb())), "number of elements in a storage"),
+    "storage": (tensor(bomb()), "tensor without a storage"),
+    "offset": (tensor(offset=bomb()), "offset of a tensor"),
+    "size": (tensor(size=bomb()), "bad dimension"),
+    "stride": (tensor(stride=bomb()), "stride of a tensor"),
+    "element type": (
+        call(
+            "torch._utils._rebuild_tensor_v3", storage(), integer(0), sizes(4), sizes(1), b"\x89",
+            EMPTY_HOOKS, bomb(),
+        ),
+        "element type of a tensor",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", BOMBED)
+def test_what_a_few_bytes_multiply_is_never_spelled_out(tmp_path, place):
+    node, message = BOMBED[place]
+    with pytest.raises(MalformedInput, match=message) as caught:
+        opened(tmp_path, archive(named(node)))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_key_that_a_few_bytes_multiply_is_numbered(tmp_path):
+    made = call("made.up") + b"(" + bomb() + tensor() + b"u"
+    assert list(opened(tmp_path, archive(named(made))).tensors) == ["w.0"]
+
+
 def small_file() -> bytes:
     body = b"}(" + text("a.weight") + tensor() + text("b") + tensor(size=sizes(2)) + text("n")
     return archive(body + b"K\3" + text("l") + b"](K\1K\2eu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wtool.dtypes import BY_TORCH, DType
-from wtool.encodings.pickle_nodes import Dict, Global
+from wtool.encodings.pickle_nodes import Dict, Global, describe
 from wtool.errors import MalformedInput, UnsupportedError, shorten
 from wtool.extents import Extent
 
@@ -52,7 +52,9 @@ class Found:
 def read_dtype(node: Any) -> DType:
     """The element type that a global `torch.<name>` names; UnsupportedError for one wtool lacks."""
     if type(node) is not Global or node.module != "torch":
-        raise MalformedInput("element type of a tensor", expected="torch.<dtype>", found=node)
+        raise MalformedInput(
+            "element type of a tensor", expected="torch.<dtype>", found=describe(node)
+        )
     dtype = BY_TORCH.get(node.name)
     if dtype is None:
         raise UnsupportedError("element type is unknown", found=shorten(node.full))

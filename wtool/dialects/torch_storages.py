@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from wtool.dtypes import BY_TORCH, DType
-from wtool.encodings.pickle_nodes import ByteText, Call, Global, Persistent
+from wtool.encodings.pickle_nodes import ByteText, Call, Global, Persistent, describe
 from wtool.errors import MalformedInput, UnsupportedError, shorten
 from wtool.extents import INT64_MAX
 from wtool.sources import Source
@@ -104,9 +104,9 @@ def _check_id(node: Any, items: tuple[int, ...]) -> tuple[DType, str, int]:
     cls, key, location, numel = id[1], id[2], id[3], id[4]
     dtype = STORAGE_TYPES.get(cls.full) if type(cls) is Global else None
     if dtype is None:
-        raise MalformedInput("class of a storage is unknown", found=shorten(repr(cls)))
+        raise MalformedInput("class of a storage is unknown", found=describe(cls))
     if type(key) not in (str, ByteText) or "\0" in key:
-        raise MalformedInput("key of a storage is no text", found=shorten(repr(key)[:200]))
+        raise MalformedInput("key of a storage is no text", found=describe(key))
     if not isinstance(location, str | bytes):
         raise MalformedInput("device of a storage is no text", found=type(location).__name__)
     nbytes = numel * dtype.itemsize if type(numel) is int else -1

@@ -272,7 +272,9 @@ def _object_entries(node: Call) -> Iterator[tuple[str, Any]]:
     for index, value in enumerate(node.items or ()):
         yield str(index), value
     for index, (key, value) in enumerate(node.pairs or ()):
-        plain = type(key) in _SCALARS or isinstance(key, tuple)
+        plain = type(key) in _SCALARS or (
+            isinstance(key, tuple) and all(type(item) in _SCALARS for item in key)
+        )
         yield (component(key) if plain else str(index)), value
 
 

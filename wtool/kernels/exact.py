@@ -47,7 +47,7 @@ def ratio(a: Exact, b: Exact) -> float:
     try:
         return (a[0] << shift) / b[0] if shift >= 0 else a[0] / (b[0] << -shift)
     except OverflowError:
-        return math.copysign(math.inf, a[0])
+        return math.inf if a[0] > 0 else -math.inf
 
 
 def root_of_ratio(a: Exact, b: Exact) -> float:

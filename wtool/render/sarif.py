@@ -80,7 +80,7 @@ def _result(row: Mapping[str, Any], places: Mapping[str, int]) -> dict[str, Any]
 def _fingerprint(row: Mapping[str, Any]) -> str:
     """Equal for the same rule and tensor of a file of the same name, whatever the numbers say."""
     parts = (row["rule"], os.path.basename(row["file"]), row.get("tensor") or "")
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:32]
 
 
