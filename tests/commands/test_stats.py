@@ -230,6 +230,39 @@ def test_the_histogram_of_many_close_values_of_several_types_is_exact():
     assert row["histogram"] == _exact_bins([*a.tolist(), *b.astype(float).tolist()])
 
 
+_EVERY_HALF = np.arange(65536, dtype=np.uint16)
+_ON_EDGES = {
+    "float16": lambda: RANDOM.standard_normal(30_000).astype(np.float16),
+    "every float16": lambda: _EVERY_HALF.view(np.float16),
+    "every bfloat16": lambda: _EVERY_HALF.view(DTYPES["bfloat16"].carrier),
+    "every float8": lambda: np.arange(256, dtype=np.uint8).view(DTYPES["float8_e8m0fnu"].carrier),
+    "few float32 around 0": lambda: np.array([-1, -1e-30, 0, 1e-30, 0.125, 1], np.float32),
+    "float32 around 0": lambda: np.repeat(np.array([-1, -1e-30, 0, 1e-30, 1], np.float32), 9000),
+    "float64": lambda: np.array([-0.3, -0.1, -1e-18, 0, 1e-18, 0.1, 0.3 / 8, 0.3]),
+    "tiny": lambda: np.array([0, 5e-324, 1e-323, 3e-323, 8e-323]),
+    "huge": lambda: np.array([-1.7e308, -1e300, -1, 1, 1.7e308 / 8, 1.7e308]),
+    "int64": lambda: 2**62 + np.arange(-40, 41, dtype=np.int64),
+    "every int8": lambda: np.arange(-128, 128).astype(np.int8),
+}
+
+
+@pytest.mark.parametrize("case", _ON_EDGES)
+def test_a_value_on_the_edge_of_two_bins_is_in_the_upper_one_and_a_lower_one_is_not(case):
+    values = _ON_EDGES[case]()
+    [row] = stats(checkpoint(tensor("a", values)), exact=True).rows
+    assert row["histogram"] == _exact_bins([v for v in values.tolist() if math.isfinite(v)])
+
+
+@pytest.mark.parametrize("count", [30, 20_000])
+@pytest.mark.parametrize("exact", [False, True])
+def test_bins_of_a_group_whose_extremes_are_integers_hold_its_other_values(count, exact):
+    whole = np.resize(np.array([-4, 4], np.int8), count)
+    halves = (RANDOM.integers(-8, 9, count) / 2).astype(np.float16)
+    both = checkpoint(tensor("m.a", whole), tensor("m.b", halves))
+    [row] = stats(both, by="depth:1", exact=exact).rows
+    assert row["histogram"] == _exact_bins([*whole.tolist(), *halves.tolist()])
+
+
 def test_quantiles_beyond_float32_are_exact():
     for values in (1e-300 * RANDOM.standard_normal(30_000), 1e200 * RANDOM.uniform(size=30_000)):
         [row] = stats(checkpoint(tensor("a", values))).rows

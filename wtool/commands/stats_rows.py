@@ -84,7 +84,7 @@ def statistics(
     """The columns STATISTICS of what was measured; ordered: all finite values, where known."""
     from wtool.kernels.moments import summary
     from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
-    from wtool.kernels.selection import count_into_bins, quantiles_of_ordered
+    from wtool.kernels.selection import bins_of_ordered, quantiles_of_ordered
 
     row = summary(moments)
     if values is None or not moments.finite:
@@ -96,7 +96,7 @@ def statistics(
         bins = bins_of(values, low, high, BINS)
     else:
         answers = quantiles_of_ordered(ordered, wanted)
-        bins = count_into_bins(ordered, low, high, BINS).tolist()
+        bins = bins_of_ordered(ordered, low, high, BINS)
     row.update(zip(QUANTILES, answers, strict=True))
     row["histogram"] = Bins(bins)
     return row

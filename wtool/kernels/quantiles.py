@@ -8,6 +8,7 @@ itself (from 2^-126 to 2^128).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,14 +105,50 @@ def quantiles_of(
 
 def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> list[int]:
     """Counts in equal intervals from `low` to `high`; where these are equal, all in the first."""
-    first, last = float(low), float(high)
-    width = last / bins - first / bins
-    if not width > 0:
+    if low == high:
         return [data.total] + [0] * (bins - 1)
-    places = (_within(data, first, last) / width - first / width).astype(np.int64)
-    return np.bincount(
-        np.minimum(places, bins - 1), weights=data.counts, minlength=bins
-    ).astype(np.int64).tolist()  # fmt: skip
+    starts = np.array(bin_starts(float(low), float(high), bins), np.float64)
+    before = np.concatenate([[0], np.cumsum(data.counts)])
+    cuts = before[np.searchsorted(data.values, starts)].tolist()
+    return [stop - start for start, stop in zip([0, *cuts], [*cuts, data.total], strict=True)]
+
+
+def bin_starts(low: float | int, high: float | int, bins: int) -> list[float] | list[int]:
+    """The least number that lies in the second, the third... of equal intervals, bins - 1 of them.
+
+    An edge between two intervals is in the upper one. Edges are exact, for a difference from `low`
+    would be rounded: -1e-30 is below the middle of -1 and 1. Two integers give what integers
+    are compared with; low < high.
+    """
+    places = range(1, bins)
+    if isinstance(low, int) and isinstance(high, int):
+        return [low + -(-place * (high - low) // bins) for place in places]
+    starts: list[float] = []
+    if bins == 16 and _is_short(low) and _is_short(high):  # dividing by it is exact too
+        for place in places:
+            # Both products are exact; edge + rest is their sum (Knuth, TAOCP 2, 4.2.2).
+            left, right = low * (bins - place), high * place
+            edge = left + right
+            part = edge - left
+            rest = (left - (edge - part)) + (right - part)
+            starts.append((math.nextafter(edge, math.inf) if rest > 0 else edge) / bins)
+        return starts
+    (first, scale), (last, other) = low.as_integer_ratio(), high.as_integer_ratio()
+    common = max(scale, other)  # both are powers of two
+    first, last, unit = first * (common // scale), last * (common // other), common * bins
+    for place in places:
+        edge = first * (bins - place) + last * place
+        start = edge / unit  # rounded once
+        numerator, denominator = start.as_integer_ratio()
+        below = numerator * unit < edge * denominator
+        starts.append(math.nextafter(start, math.inf) if below else start)
+    return starts
+
+
+def _is_short(value: float | int) -> bool:
+    """Whether 0 or far from both ends of float64, and at most 48 bits long: times 16 is exact."""
+    fraction, exponent = math.frexp(value)
+    return abs(exponent) < 900 and (fraction * 2.0**48).is_integer()
 
 
 def _within(data: Counted, low: float, high: float) -> np.ndarray:

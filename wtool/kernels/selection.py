@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wtool.kernels.quantiles import between, positions
+from wtool.kernels.quantiles import between, bin_starts, positions
 
 _DIGIT = 16
 _DIGITS = 1 << _DIGIT
@@ -62,26 +62,31 @@ def count_into_bins(
     values: np.ndarray, low: float | int, high: float | int, bins: int
 ) -> np.ndarray:
     """`bins_from_tensors` of (n,) values: (bins,) int64."""
-    offsets, span = _offsets(values, low, high)
-    places = (offsets * bins / span).astype(np.int64) if span else np.zeros(len(offsets), np.int64)
-    return np.bincount(np.minimum(places, bins - 1), minlength=bins)
+    if low == high:
+        return np.array([np.count_nonzero(np.isfinite(values))] + [0] * (bins - 1))
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)].astype(np.float64)
+    # A comparison takes all values at once; a search for each value is many times slower.
+    starts = _starts(values, low, high, bins)
+    above = [np.count_nonzero(values >= start) for start in starts]
+    return -np.diff([len(values), *above, 0])
 
 
-def _offsets(values: np.ndarray, low: float | int, high: float | int) -> tuple[np.ndarray, float]:
-    """Distances of the finite values from `low`, (n,) float64, and that of `high`.
+def bins_of_ordered(
+    ordered: np.ndarray, low: float | int, high: float | int, bins: int
+) -> list[int]:
+    """`count_into_bins` of (n,) rising finite values."""
+    if low == high:
+        return [len(ordered)] + [0] * (bins - 1)
+    cuts = np.searchsorted(ordered, _starts(ordered, low, high, bins)).tolist()
+    return [stop - start for start, stop in zip([0, *cuts], [*cuts, len(ordered)], strict=True)]
 
-    The difference of near neighbours is exact, as their ratios to it would not be.
-    """
+
+def _starts(values: np.ndarray, low: float | int, high: float | int, bins: int) -> np.ndarray:
+    """`bin_starts` in a type that compares with the values exactly."""
     if values.dtype.kind in "iu":
-        unsigned = values.astype(np.uint64) - np.uint64(int(low) % (1 << 64))
-        return unsigned.astype(np.float64), float(int(high) - int(low))
-    wide = values[np.isfinite(values)].astype(np.float64)
-    first, last = float(low), float(high)
-    if last / 256 - first / 256 > 2.0**1000:
-        return wide / 256 - first / 256, last / 256 - first / 256
-    # Subnormal distances are lifted to where a quotient has all its digits.
-    lift = 2.0**600 if last - first < 2.0**-600 else 1.0
-    return (wide - first) * lift, (last - first) * lift
+        return np.array(bin_starts(int(low), int(high), bins), values.dtype)
+    return np.array(bin_starts(float(low), float(high), bins), np.float64)
 
 
 def _real_values(tensors: Sequence[Any]) -> Iterator[np.ndarray]:
