@@ -34,6 +34,7 @@ class Tensor:
     layer, kind: path of the layer ("features.0") and what it is ("conv"); filled by `layers`.
     kind_is_guess: the kind follows from names and shapes alone, no file states it.
     path: the name's components as nested in the file, where the file nests.
+    is_parameter: the file states that it is learned, and not whether as a weight or as a bias.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Tensor:
     kind: str | None = None
     path: tuple[str, ...] = ()
     kind_is_guess: bool = False
+    is_parameter: bool = False
 
     @property
     def dtype(self) -> DType:

@@ -386,3 +386,76 @@ def test_layers_that_torch_quantised_are_counted_as_they_were(tmp_path):
     totals = wtool.count(found).totals
     assert (totals["weights"], totals["biases"], totals["buffers"]) == (16 * 8 + 8 * 4, 8 + 4, 4)
     assert found["0.scale"].role == found["0.zero_point"].role == "buffer"
+
+
+class Odd(nn.Module):
+    """Parameters under names that elsewhere are those of buffers, and the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running_mean = nn.Parameter(torch.zeros(3))
+        self.bias = nn.Parameter(torch.zeros(1, 1, 4, 4))
+        self.steps = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.register_buffer("weight", torch.zeros(3, 2))
+        self.register_buffer("exp_avg", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.running_mean
+
+
+def _saved(tmp_path, value):
+    torch.save(value, tmp_path / "m.pth")
+    return wtool.open(tmp_path / "m.pth")
+
+
+def test_what_the_file_calls_a_parameter_is_one_whatever_its_name(tmp_path):
+    module = Odd()
+    learned = {name for name, _ in module.named_parameters()}
+    checkpoint = _saved(tmp_path, module)
+    assert {t.name for t in checkpoint if t.role in LEARNED} == learned
+    assert {t.name for t in checkpoint if t.role == "buffer"} == {"weight", "exp_avg"}
+    assert checkpoint["bias"].role == "bias"
+    torch.jit.save(torch.jit.script(module), tmp_path / "s.pt")
+    scripted = wtool.open(tmp_path / "s.pt")
+    assert {t.name for t in scripted if t.role in LEARNED} == learned
+    program = torch.export.export(module, (torch.zeros(3),))
+    torch.export.save(program, tmp_path / "e.pt2")
+    exported = wtool.open(tmp_path / "e.pt2")
+    assert {t.name for t in exported if t.role in LEARNED} == learned
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, lambda p: {"epoch": 3, "params": p}])
+def test_a_list_of_parameters_is_counted(tmp_path, wrap):
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    checkpoint = _saved(tmp_path, wrap(list(module.parameters())))
+    expected = sum(p.numel() for p in module.parameters())
+    assert wtool.count(checkpoint).totals["parameters"] == expected
+
+
+def test_a_parameter_by_itself_is_counted_and_a_tensor_beside_it_is_judged(tmp_path):
+    assert [t.role for t in _saved(tmp_path, nn.Parameter(torch.zeros(3)))] == ["weight"]
+    assert [t.role for t in _saved(tmp_path, torch.zeros(3))] == ["unknown"]
+    mixed = {"thing": nn.Parameter(torch.zeros(3)), "table": torch.arange(3)}
+    assert [t.role for t in _saved(tmp_path, mixed)] == ["weight", "buffer"]
+
+
+def test_parameters_that_an_optimizer_or_an_average_holds_stay_theirs(tmp_path):
+    module = nn.Linear(3, 4)
+    value = {
+        "model": module.state_dict(),
+        "ema": list(module.parameters()),
+        "optimizer": torch.optim.SGD(module.parameters(), 0.1, momentum=0.9),
+    }
+    checkpoint = _saved(tmp_path, value)
+    assert {t.name.partition(".")[0]: t.role for t in checkpoint} == {
+        "weight": "weight",
+        "bias": "bias",
+        "ema": "ema",
+        "optimizer": "optimizer",
+    }
+
+
+def test_a_tensor_without_a_name_does_not_own_the_others():
+    names = {"": (3,), "cls_token": (1, 4), "fc.weight": (3, 2), "running_mean": (3,)}
+    assert list(roles(names).values()) == ["weight", "weight", "weight", "buffer"]
+    assert roles({"": (3,), "weight": (3, 2)}) == {"": "weight", "weight": "weight"}

@@ -79,7 +79,9 @@ def _tensors(
         role = _role(leaf, branch, explicit)
         extent, composite = found.extent, found.composite
         if extent is not None:
-            tensors[name] = Tensor(name, key, extent, role, path=path)
+            tensor = tensors[name] = Tensor(name, key, extent, role, path=path)
+            if found.is_parameter:
+                tensor.is_parameter = True
             total += 1
         if composite is None:
             continue
@@ -90,9 +92,10 @@ def _tensors(
             part = (suffix,) if suffix else ()
             part_role = role if suffix in composite.values else role or "other"
             part_name = dotted((name, *part))
-            tensors[part_name] = Tensor(
+            tensor = tensors[part_name] = Tensor(
                 part_name, dotted((key, *part)), extent, part_role, path=(*path, *part)
             )
+            tensor.is_parameter = found.is_parameter and suffix in composite.values
             total += 1
         for suffix, value in composite.extras.items():
             walked.extras[dotted((key, suffix))] = value

@@ -203,9 +203,12 @@ class _Payloads:
         role = None if is_param else "buffer"
         member = self.member(f"data/{folder}/{path_name}")
         if _field(payload, "use_pickle", bool, name):
-            yield from self._pickled(name, key, member, role)
+            found = self._pickled(name, key, member, role)
         else:
-            yield Tensor(name, key, self._extent(member, meta, name), role=role)
+            found = iter([Tensor(name, key, self._extent(member, meta, name), role=role)])
+        for tensor in found:
+            tensor.is_parameter = tensor.is_parameter or is_param
+            yield tensor
 
     def _extent(self, member: Member, meta: Any, name: str) -> Extent:
         dtype = _dtype(meta, name)

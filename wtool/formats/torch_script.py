@@ -42,7 +42,9 @@ _TRANSPARENT = frozenset(
 )
 MAX_TAGS = 16
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
-_BUFFERS = re.compile(rb"^class (\w{1,200})\(Module\):$|^  __buffers__ = \[(.*)\]$", re.MULTILINE)
+_LISTS = re.compile(
+    rb"^class (\w{1,200})\(Module\):$|^  __(parameters|buffers)__ = \[(.*)\]$", re.MULTILINE
+)
 _WORD = re.compile(rb'"([^"\\]*)"')
 
 
@@ -77,7 +79,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         metadata=metadata,
         notes=notes,
     )
-    _mark_buffers(checkpoint, plain.value, classes, archive)
+    _mark_states(checkpoint, plain.value, classes, archive)
     if root not in (None, "."):
         return checkpoint
     return _with_constants(checkpoint, archive)
@@ -173,16 +175,20 @@ def plain_tree(root: Any, classes: dict[int, Global]) -> Any:
     return value
 
 
-def _mark_buffers(
+def _mark_states(
     checkpoint: Checkpoint, tree: Any, classes: dict[int, Global], archive: TorchArchive
 ) -> None:
-    """Give the role "buffer" to attributes that the code of their class lists as such."""
-    buffers = _CodeLists(archive)
+    """Say of each attribute whether the code of its class lists it as a parameter or a buffer."""
+    lists = _CodeLists(archive)
     for tensor in checkpoint:
         owner = _at(tree, tensor.path[:-1])
         cls = classes.get(id(owner))
-        if cls is not None and tensor.role is None and tensor.path[-1] in buffers.of(cls):
+        if cls is None or tensor.role is not None:
+            continue
+        if tensor.path[-1] in lists.of(cls, "buffers"):
             tensor.role = "buffer"
+        elif tensor.path[-1] in lists.of(cls, "parameters"):
+            tensor.is_parameter = True
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:
@@ -197,33 +203,34 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 class _CodeLists:
-    """The names that each class of an archive's code lists in `__buffers__`; read when needed."""
+    """The names in each class's `__parameters__` and `__buffers__`; code is read when needed."""
 
     def __init__(self, archive: TorchArchive) -> None:
         self._archive = archive
         self._left = MAX_ALL_CODE_BYTES
-        self._read: dict[str, dict[str, frozenset[str]]] = {}
+        self._read: dict[str, dict[tuple[str, str], frozenset[str]]] = {}
 
-    def of(self, cls: Global) -> frozenset[str]:
-        """Buffers of a class; none where the archive has no code for it."""
+    def of(self, cls: Global, which: str) -> frozenset[str]:
+        """A class's "parameters" or "buffers"; none where the archive has no code for it."""
         record = f"code/{cls.module.replace('.', '/')}.py"
         if record not in self._read:
             self._read[record] = self._lists(record)
-        return self._read[record].get(cls.name, frozenset())
+        return self._read[record].get((cls.name, which), frozenset())
 
-    def _lists(self, record: str) -> dict[str, frozenset[str]]:
+    def _lists(self, record: str) -> dict[tuple[str, str], frozenset[str]]:
         size = self._archive.nbytes(record)
         if size is None or size > min(MAX_CODE_BYTES, self._left):
             return {}
         self._left -= size
-        found: dict[str, frozenset[str]] = {}
+        found: dict[tuple[str, str], frozenset[str]] = {}
         current = ""
-        for match in _BUFFERS.finditer(bytes(self._archive.read(record, MAX_CODE_BYTES))):
+        for match in _LISTS.finditer(bytes(self._archive.read(record, MAX_CODE_BYTES))):
             if match[1] is not None:
                 current = match[1].decode()
             else:
-                words = _WORD.findall(match[2])
-                found[current] = frozenset(word.decode("utf-8", "replace") for word in words)
+                words = _WORD.findall(match[3])
+                names = frozenset(word.decode("utf-8", "replace") for word in words)
+                found[current, match[2].decode()] = names
         return found
 
 

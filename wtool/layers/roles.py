@@ -39,6 +39,7 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     A parameter is a weight or a bias. A floating tensor of a model that no name calls state is a
     weight (`cls_token`); an integer one is a buffer, for nothing can be learned in integers, unless
     its name says weight (quantised). Where nothing says that the file is a model, both are unknown.
+    What the file calls a parameter is a weight, or a bias where its name says so.
     """
     modules = _group_by_module(checkpoint.tensors)
     leaf_roles: dict[str, str | None] = {}
@@ -46,7 +47,7 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     evident: set[str] = set()  # first components under which something is known to be learned
     for module, members in modules.items():
         branch = role_of_branch(module)
-        if branch is None and module in checkpoint.tensors:
+        if branch is None and module and module in checkpoint.tensors:
             _assign_attached(module, members)
         if branch is None:
             _assign_members(module, members, leaf_roles, undecided, evident)
@@ -80,7 +81,7 @@ def _assign_attached(variable: str, members: Members) -> None:
     """Roles of tensors whose parent is itself a tensor: TensorFlow slots, quantisation scales."""
     attached = "optimizer" if "/" in variable else "buffer"
     for leaf, tensor in members.items():
-        if tensor.role is None:
+        if tensor.role is None and not tensor.is_parameter:
             tensor.role = role_of_slot(leaf) or attached
 
 
@@ -104,12 +105,14 @@ def _assign_members(
                 role = role_of_slot(leaf) or role
             elif not module:
                 role = BRANCH_ROLES.get(leaf, role)
-            if role == "bias":
+            if role is None:
+                role = _judge_siblings(leaf, members)
+            elif role == "bias" and not tensor.is_parameter:
                 role = _judge_bias(tensor)
             elif role == "weight":
                 role = _judge_weight(leaf, members)
-            elif role is None:
-                role = _judge_siblings(leaf, members)
+            if tensor.is_parameter and role != "bias":
+                role = "weight"
             if role is None:
                 undecided.append((module, tensor))
                 continue
@@ -184,8 +187,9 @@ def _unlearn_frozen_norms(modules: Mapping[str, Members]) -> None:
     if len(frozen) < len(norms):
         for members in frozen:
             for leaf in ("weight", "bias"):
-                if leaf in members and members[leaf].role in LEARNED:
-                    members[leaf].role = "buffer"
+                tensor = members.get(leaf)
+                if tensor is not None and tensor.role in LEARNED and not tensor.is_parameter:
+                    tensor.role = "buffer"
 
 
 def _assign_kinds(modules: Mapping[str, Members]) -> None:
