@@ -191,3 +191,12 @@ def test_the_command_reads_the_configuration_beside_the_file(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(more["config"]))
     for model in (path, str(tmp_path)):
         assert [row["rule"] for row in wtool.check(model).rows] == ["WT030"]
+
+
+@pytest.mark.parametrize("names", [(), ("fc.weight",)], ids=["no tensors", "no elements"])
+def test_a_file_without_values_is_not_clean(tmp_path, names):
+    values = {name: np.zeros((0, 4), np.float32) for name in names}
+    model = write(values, tmp_path / "m.safetensors")
+    report = wtool.check(model)
+    assert [(row["rule"], row["severity"]) for row in report.rows] == [("WT031", "error")]
+    assert not report.ok

@@ -87,6 +87,7 @@ _MODULES = (
     "structure.unnamed_in_index",
     "structure.config_tie",
     "structure.config_shape",
+    "structure.no_values",
     "files.refused_global",
     "files.unknown_object",
     "files.absolute_path",
