@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
@@ -94,6 +95,29 @@ def test_a_lost_tie_is_told_from_a_lost_tensor(tmp_path):
     tied = save(tmp_path / "tied.pth", {"embed.weight": weight, "head.weight": weight})
     alone = save(tmp_path / "alone.pth", {"embed.weight": weight})
     assert problems(alone, against=tied) == [("tie missing", "head.weight")]
+
+
+@pytest.mark.parametrize("kept", ["embed.weight", "head.weight"])
+def test_a_tied_name_that_safetensors_could_not_keep_is_not_unexpected(tmp_path, kept):
+    weight, rest = torch.randn(8, 8), torch.randn(3)
+    both = {"embed.weight": weight, "head.weight": weight, "norm.bias": rest}
+    tied = save(tmp_path / "tied.pth", both)
+    one = {kept: weight, "norm.bias": rest}
+    safetensors.torch.save_file(one, tmp_path / "reference.safetensors")
+    assert problems(tied, against=str(tmp_path / "reference.safetensors")) == []
+    # PyTorch would have saved both names: a loader whose state dict lacks one refuses the other.
+    lost = "head.weight" if kept == "embed.weight" else "embed.weight"
+    reference = save(tmp_path / "reference.pth", one)
+    assert problems(tied, against=reference) == [("unexpected key", lost)]
+    part = save(tmp_path / "part.pth", {**one, "part.bias": weight[0], "norm.bias": rest})
+    assert problems(part, against=str(tmp_path / "reference.safetensors")) == [
+        ("unexpected key", "part.bias")
+    ]
+
+
+def test_a_file_without_tensors_is_not_fit_to_load(tmp_path):
+    path = save(tmp_path / "m.pth", {})
+    assert problems(path) == [("no values", path)]
 
 
 def test_a_difference_of_every_tensor_still_fits_on_one_screen(tmp_path, reference):

@@ -38,11 +38,15 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a loader asks for: shape and type by name, None where a list does not say; and ties."""
+    """What a loader asks for: shape and type by name, None where a list does not say; and ties.
+
+    keeps_ties: whether a tied tensor would stand here under both names, as PyTorch saves it.
+    """
 
     path: str
     tensors: Mapping[str, tuple[tuple[int, ...] | None, str | None]]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    keeps_ties: bool = True
 
 
 def expected_of(checkpoint: Checkpoint) -> Expected:
@@ -52,6 +56,7 @@ def expected_of(checkpoint: Checkpoint) -> Expected:
         checkpoint.path,
         {t.name: (t.shape, t.dtype.name) for t in kept},
         checkpoint.aliases,
+        keeps_ties=checkpoint.format.startswith("torch"),
     )
 
 
@@ -149,6 +154,9 @@ def compare(checkpoint: Checkpoint, expected: Expected) -> Iterator[Symptom]:
     lost = [name for name in missing if name not in ties]
     yield from _listed("missing key", lost, "no such tensor", expected, checkpoint)
     surplus = [own for name, own in names.items() if name not in wanted]
+    if not expected.keeps_ties:
+        stored = _ties(checkpoint, {own for name, own in names.items() if name in wanted})
+        surplus = [own for own in surplus if own not in stored]
     yield from _listed("unexpected key", surplus, "a tensor", expected, checkpoint)
     shown: dict[str, int] = {}
     for name, own in names.items():
@@ -181,6 +189,15 @@ def _prefixes(names: set[str]) -> list[str]:
             prefix = ".".join(name.split(".")[: place + 1]) + "."
             counts[prefix] = counts.get(prefix, 0) + 1
     return sorted(prefix for prefix, n in counts.items() if 2 * n >= len(names))
+
+
+def _ties(checkpoint: Checkpoint, wanted: set[str]) -> set[str]:
+    """Names of tensors that repeat a wanted one, whole: it may have been stored once for all."""
+    groups: dict[str, list[str]] = {}
+    for alias, owner in checkpoint.aliases.items():
+        if checkpoint.tensors[alias].shape == checkpoint.tensors[owner].shape:
+            groups.setdefault(owner, [owner]).append(alias)
+    return {name for group in groups.values() if wanted.intersection(group) for name in group}
 
 
 def _tied(name: str, names: Mapping[str, str], expected: Expected) -> str | None:
