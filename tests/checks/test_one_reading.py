@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import zipfile
@@ -113,7 +114,7 @@ def test_suspects_are_the_same_however_the_blocks_fall(tmp_path, dtype, inner):
     values[33] = values[12]
     values[34, :16] = values[13, :16]  # only a suspect where units are longer
     (tensor,) = wtool.open(write({"w": values}, tmp_path / "m.safetensors"))
-    expected = probe(tensor, 0)
+    expected = probe(tensor, (0,))
     assert expected.zero == (7, 8, 50)
     assert expected.repeated == (7, 8, 12, 13, 33, 34, 50)
     flat = values.reshape(-1)
@@ -131,28 +132,38 @@ def test_units_along_the_last_axis_are_probed_too(tmp_path):
     values[..., 4] = 0
     values[..., 9] = values[..., 2]
     (tensor,) = wtool.open(write({"w": values}, tmp_path / "m.safetensors"))
-    assert probe(tensor, 3) == ((4,), (2, 9))
+    assert probe(tensor, (3,)) == ((4,), (2, 9))
+
+
+def test_units_along_two_axes_are_probed_as_one(tmp_path):
+    values = DRAW.standard_normal((32, 3, 5)).astype(np.float32)
+    values[:, 1, 2] = 0
+    values[:, 2, 4] = values[:, 0, 1]
+    (tensor,) = wtool.open(write({"w": values}, tmp_path / "m.safetensors"))
+    assert probe(tensor, (1, 2)) == ((7,), (1, 14))
 
 
 @pytest.mark.parametrize("shape", [(300, 50), (5, 5, 20, 30), (3, 40, 6), (7, 5, 9, 6)])
 @pytest.mark.parametrize("block_bytes", [64, 1000, 1 << 20])
 def test_units_in_columns_are_compared_as_those_in_rows(monkeypatch, tmp_path, shape, block_bytes):
     monkeypatch.setattr(units_of, "BLOCK_BYTES", block_bytes)
-    for axis in range(1, len(shape)):
+    pairs = [(a, b) for a in range(len(shape)) for b in range(a + 1, len(shape))]
+    for axes in [(axis,) for axis in range(1, len(shape))] + (pairs if len(shape) > 2 else []):
         values = DRAW.standard_normal(shape).astype(np.float32)
-        rows = np.moveaxis(values, axis, 0)
+        moved = np.moveaxis(values, axes, range(len(axes)))
+        rows = moved.reshape(math.prod(moved.shape[: len(axes)]), *moved.shape[len(axes) :]).copy()
         rows[1] = rows[4]
         rows[2] = 0
         rows[3, -1] = rows[0, -1]  # equal at the end only
         rows[0] = -0.0
+        moved[...] = rows.reshape(moved.shape)
         (tensor,) = wtool.open(write({"w": values}, tmp_path / "columns.safetensors"))
-        turned = np.ascontiguousarray(rows)
-        (expected,) = wtool.open(write({"w": turned}, tmp_path / "rows.safetensors"))
+        (expected,) = wtool.open(write({"w": rows}, tmp_path / "rows.safetensors"))
         for find in (units_of.dead, units_of.repeated):
             subject = Subject({"w": tensor}, open_model=wtool.open)
-            assert find(subject, tensor, axis) == find(subject, expected, 0)
-        assert units_of.dead(subject, tensor, axis) == [0, 2]
-        assert units_of.repeated(subject, tensor, axis) == [(4, 1)]
+            assert find(subject, tensor, axes) == find(subject, expected, (0,))
+        assert units_of.dead(subject, tensor, axes) == [0, 2]
+        assert units_of.repeated(subject, tensor, axes) == [(4, 1)]
 
 
 def test_suspects_in_columns_are_read_together(monkeypatch, tmp_path):

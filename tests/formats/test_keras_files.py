@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tf_keras
 
+import wtool
 from wtool.checkpoint import Checkpoint
 from wtool.errors import InputError, MalformedInput, MissingInput, UnsafeInput, UsageError
 from wtool.formats import Probe, find_format, open_checkpoint
@@ -365,3 +366,27 @@ def test_a_branch_cannot_be_chosen(keras3: Any, folder: Path) -> None:
     for name in ("k3.h5", "k3.weights.h5", "k3.keras", "k3.weights.json"):
         with pytest.raises(UsageError, match="has no branches"):
             open_checkpoint(folder / name, root="model")
+
+
+@pytest.mark.parametrize("name", ["k3.h5", "k3.weights.h5", "k3.keras", "k2.h5", "k2.keras"])
+def test_both_kernels_of_a_separable_layer_have_the_units_of_their_own_kind(
+    keras3, keras2, folder, name
+):
+    """A depthwise kernel has a unit a channel; it was taken for one of a convolution."""
+    rows = {row["name"]: row for row in wtool.stats(str(folder / name), units=True).rows}
+    facts = {part: rows[f"sep/{part}_kernel"] for part in ("depthwise", "pointwise")}
+    assert {part: (row["kind"], row["axis"], row["units"]) for part, row in facts.items()} == {
+        "depthwise": ("depthwise", 2, 4),
+        "pointwise": ("conv", 3, 5),
+    }
+
+
+def test_a_dead_head_of_attention_is_counted_by_its_outputs(keras3, folder, tmp_path):
+    layer = keras3.get_layer("mha").query_dense
+    kernel = layer.kernel.numpy()  # (4, 2 heads, 3)
+    layer.kernel.assign(kernel * np.array([1, 0], np.float32)[:, None])
+    keras3.save_weights(tmp_path / "m.weights.h5")
+    layer.kernel.assign(kernel)
+    rows = {row["name"]: row for row in wtool.stats(tmp_path / "m.weights.h5", units=True).rows}
+    row = rows["mha/query/kernel"]
+    assert (row["axis"], row["units"], row["dead"]) == ([1, 2], 6, 3)

@@ -12,7 +12,7 @@ from initialiser_cases import in_memory
 from keras.src.initializers.random_initializers import compute_fans
 from torch import nn
 
-from wtool.layers import fans, layout_of, output_axis
+from wtool.layers import fans, layout_of, output_axes, unit_box
 from wtool.layers.layouts import hidden_size
 
 TORCH_LAYERS = {
@@ -29,7 +29,16 @@ KERAS_LAYERS = {
     "conv": (keras.layers.Conv2D(6, 3, use_bias=False), (1, 5, 5, 4)),
     "grouped": (keras.layers.Conv2D(6, 3, groups=2, use_bias=False), (1, 5, 5, 4)),
     "dw": (keras.layers.DepthwiseConv2D(3, use_bias=False), (1, 5, 5, 4)),
+    "dw_twice": (
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+        (1, 5, 5, 4),
+    ),
     "upconv": (keras.layers.Conv2DTranspose(6, 2, use_bias=False), (1, 5, 5, 4)),
+}
+
+KERAS_PROJECTIONS = {
+    "query": (keras.layers.EinsumDense("abc,cde->abde", (None, 3, 5)), (1, 4, 6)),
+    "attention_output": (keras.layers.EinsumDense("abcd,cde->abe", (None, 6)), (1, 4, 3, 5)),
 }
 
 
@@ -40,9 +49,13 @@ def torch_checkpoint(name: str, weight: np.ndarray, format: str = "torch zip"):
     return full, in_memory({"first.weight": before, full: weight}, format)
 
 
+def _slices(weight: np.ndarray, axes: tuple[int, ...], unit: int) -> tuple[slice, ...]:
+    return tuple(map(slice, *unit_box(weight.shape, axes, unit)))
+
+
 def keras_kernel(name: str) -> np.ndarray:
-    """The kernel of one of KERAS_LAYERS, built once."""
-    layer, shape = KERAS_LAYERS[name]
+    """The kernel of a layer, built once."""
+    layer, shape = (KERAS_LAYERS | KERAS_PROJECTIONS)[name]
     if not layer.built:
         layer.build(shape)
     return np.array(layer.kernel)
@@ -53,10 +66,8 @@ def test_a_torch_output_is_zero_where_its_unit_is(name):
     layer, shape = TORCH_LAYERS[name]
     weight = layer.weight.detach().clone().numpy()
     full, checkpoint = torch_checkpoint(name, weight)
-    axis = output_axis(checkpoint[full], checkpoint)
-    unit = [slice(None)] * weight.ndim
-    unit[axis] = 1
-    weight[tuple(unit)] = 0
+    axes = output_axes(checkpoint[full], checkpoint)
+    weight[_slices(weight, axes, 1)] = 0
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         outputs = layer(torch.rand(shape)).numpy()
@@ -64,19 +75,20 @@ def test_a_torch_output_is_zero_where_its_unit_is(name):
     assert silent == [channel == 1 for channel in range(outputs.shape[1])]
 
 
-@pytest.mark.parametrize("name", KERAS_LAYERS)
+@pytest.mark.parametrize("name", [*KERAS_LAYERS, *KERAS_PROJECTIONS])
 def test_a_keras_output_is_zero_where_its_unit_is(name):
-    layer, shape = KERAS_LAYERS[name]
+    layer, shape = (KERAS_LAYERS | KERAS_PROJECTIONS)[name]
     weight = keras_kernel(name)
     checkpoint = in_memory({f"{name}/kernel": weight}, "keras")
-    axis = output_axis(checkpoint[f"{name}/kernel"], checkpoint)
-    unit = [slice(None)] * weight.ndim
-    unit[axis] = 1
-    weight[tuple(unit)] = 0
-    layer.kernel.assign(weight)
-    outputs = np.asarray(layer(np.random.default_rng(0).random(shape, np.float32)))
-    silent = [not outputs[..., channel].any() for channel in range(outputs.shape[-1])]
-    assert silent == [channel == 1 for channel in range(outputs.shape[-1])]
+    axes = output_axes(checkpoint[f"{name}/kernel"], checkpoint)
+    units = int(np.prod([weight.shape[axis] for axis in axes]))
+    for unit in (1, units - 1):
+        changed = weight.copy()
+        changed[_slices(weight, axes, unit)] = 0
+        layer.kernel.assign(changed)
+        outputs = np.asarray(layer(np.random.default_rng(0).random(shape, np.float32)))
+        outputs = outputs.reshape(-1, units)  # a head's outputs follow one another
+        assert [not channel.any() for channel in outputs.T] == [n == unit for n in range(units)]
 
 
 @pytest.mark.parametrize("name", TORCH_LAYERS)
@@ -152,7 +164,7 @@ def test_a_lone_square_conv1d_has_no_layout():
     tensor = checkpoint["h.attn.c_proj.weight"]
     assert layout_of(tensor, checkpoint) == "unknown"
     assert fans(tensor, checkpoint) is None
-    assert output_axis(tensor, checkpoint) is None
+    assert output_axes(tensor, checkpoint) is None
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,11 @@ def test_keras_and_tensorflow_shapes_have_their_kinds(names, kind):
     assert next(iter(kinds(names, "tensorflow").values())) == kind
 
 
+def test_the_two_kernels_of_a_separable_layer_have_their_own_kinds():
+    names = {"s/depthwise_kernel": (3, 3, 8, 1), "s/pointwise_kernel": (1, 1, 8, 4), "s/bias": (4,)}
+    assert list(kinds(names, "tensorflow").values()) == ["depthwise", "conv", "conv"]
+
+
 def test_split_depth_keeps_the_separator_of_the_name():
     assert split_depth("a.b.c", 2) == "a.b"
     assert split_depth("a/b.c/d", 2) == "a/b.c"

@@ -12,7 +12,7 @@ from wtool.checks.policy import Policy
 from wtool.checks.seen_bytes import SeenBytes
 from wtool.checks.unit_probes import Suspects, UnitProbes, units_in_one_run
 from wtool.extents import Absent
-from wtool.layers import output_axis
+from wtool.layers import output_axes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +131,7 @@ class Subject:
         """How many output units are probed while the tensor is measured."""
         if tensor.role != "weight" or tensor.dtype.kind != "float" or tensor.kind == "embedding":
             return 0
-        return units_in_one_run(tensor.shape, output_axis(tensor, self.checkpoint))
+        return units_in_one_run(tensor.shape, output_axes(tensor, self.checkpoint))
 
     def parts(self) -> Iterator[tuple[str, Checkpoint]]:
         """(path, what it holds) of each weight file: the model itself where it is one file."""

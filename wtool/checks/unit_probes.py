@@ -77,19 +77,20 @@ class UnitProbes:
         return find_suspects(numbers)
 
 
-def probe(tensor: Tensor, axis: int) -> Suspects:
-    """The suspects of a tensor by itself, along any axis: one read of a few values of each unit."""
+def probe(tensor: Tensor, axes: tuple[int, ...]) -> Suspects:
+    """The suspects of a tensor by itself, along any axes: one read of a few values of each unit."""
     import numpy as np
 
     high = list(tensor.shape)
     room = PROBE
     for i in reversed(range(len(high))):
-        if i != axis:
+        if i not in axes:
             high[i] = min(high[i], max(1, room))
             room //= max(1, high[i])
     box = np.empty(high, tensor.dtype.carrier)
     tensor.extent.read_box([0] * len(high), high, box)
-    rows = np.moveaxis(box, axis, 0).reshape(tensor.shape[axis], -1)
+    units = math.prod(tensor.shape[axis] for axis in axes)
+    rows = np.moveaxis(box, axes, range(len(axes))).reshape(units, -1)
     return find_suspects(number_probes(rows))
 
 
@@ -120,9 +121,9 @@ def find_suspects(numbers: np.ndarray) -> Suspects:
     return Suspects(tuple(zero), tuple(repeated))
 
 
-def units_in_one_run(shape: Sequence[int], axis: int | None) -> int:
+def units_in_one_run(shape: Sequence[int], axes: tuple[int, ...] | None) -> int:
     """How many units there are, 0 unless the values of each follow one another."""
-    return shape[0] if axis == 0 and math.prod(shape[1:]) > 0 else 0
+    return shape[0] if axes == (0,) and math.prod(shape[1:]) > 0 else 0
 
 
 def _factors(count: int) -> np.ndarray:

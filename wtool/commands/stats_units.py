@@ -8,7 +8,7 @@ from typing import Any
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.errors import counted
-from wtool.layers import output_axis
+from wtool.layers import output_axes
 from wtool.report import Column
 
 COLUMNS = (
@@ -25,7 +25,7 @@ COLUMNS = (
     Column("ratio"),
     Column("constant"),
 )
-SORTABLE = tuple(column.name for column in COLUMNS if column.name not in ("shape", "kind"))
+SORTABLE = tuple(column.name for column in COLUMNS if column.name not in ("shape", "kind", "axis"))
 
 
 def unit_rows(
@@ -69,32 +69,32 @@ def unit_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _weights(checkpoint: Checkpoint) -> Iterator[tuple[Tensor, int]]:
+def _weights(checkpoint: Checkpoint) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     for tensor in checkpoint:
         numbers = tensor.dtype.kind in ("float", "int", "uint", "bool")
         if tensor.role != "weight" or len(tensor.shape) < 2 or not tensor.count or not numbers:
             continue
         if tensor.name in checkpoint.aliases or not tensor.extent.stored_nbytes:
             continue
-        axis = output_axis(tensor, checkpoint)
-        if axis is not None:
-            yield tensor, axis
+        axes = output_axes(tensor, checkpoint)
+        if axes is not None:
+            yield tensor, axes
 
 
-def _row(tensor: Tensor, axis: int) -> dict[str, Any]:
+def _row(tensor: Tensor, axes: tuple[int, ...]) -> dict[str, Any]:
     import numpy as np
 
     from wtool.layers.units import measure_units
 
-    units = measure_units(tensor, axis)
+    units = measure_units(tensor, axes)
     middle = float(np.median(units.norms))
     largest = float(units.norms.max())
     return {
         "name": tensor.name,
         "kind": tensor.kind or "unknown",
         "shape": list(tensor.shape),
-        "axis": axis,
-        "units": tensor.shape[axis],
+        "axis": axes[0] if len(axes) == 1 else list(axes),
+        "units": len(units.norms),
         "dead": units.dead,
         "duplicate": units.duplicate,
         "norm_min": float(units.norms.min()),

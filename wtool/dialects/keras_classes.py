@@ -111,6 +111,11 @@ def kind_of_class(class_name: str | None) -> str | None:
     return None if kind == "unknown" else kind
 
 
+def kind_of_variable(name: str, kind: str | None) -> str | None:
+    """The kind of the variable `name` of a layer of that kind; a separable one has two parts."""
+    return "depthwise" if kind == "conv" and name == "depthwise_kernel" else kind
+
+
 def layers_of(config: Any) -> Iterator[tuple[tuple[str, ...], str, Mapping[str, Any]]]:
     """(names of the models and wrappers around it, class name, configuration) of every layer.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from wtool.checkpoint import Tensor
-from wtool.dialects.keras_classes import kind_of_class, layers_of
+from wtool.dialects.keras_classes import kind_of_class, kind_of_variable, layers_of
 from wtool.dialects.keras_entries import make_tensor
 from wtool.encodings import strict_json
 from wtool.encodings.hdf5_file import Dataset, Group, Hdf5File
@@ -45,8 +45,9 @@ def read_tensors(path: str, file: Hdf5File) -> tuple[list[Tensor], tuple[str, ..
             dataset = find_dataset(group, weight)
             listed.add(dataset.path)
             tensor = make_tensor(file, dataset, display_name(layer, weight), path)
-            tensor.layer = tensor.name.rpartition("/")[0] or None
-            tensor.kind = kind_of_class(classes.get(layer))
+            owner, _, variable = tensor.name.rpartition("/")
+            tensor.layer = owner or None
+            tensor.kind = kind_of_variable(variable, kind_of_class(classes.get(layer)))
             tensors.append(tensor)
     make_unique(tensors)
     optimizer = root.groups.get(OPTIMIZER)

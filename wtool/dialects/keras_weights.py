@@ -16,6 +16,7 @@ from wtool.checkpoint import Tensor
 from wtool.dialects.keras_classes import (
     class_of_group,
     kind_of_class,
+    kind_of_variable,
     layers_of,
     to_snake_case,
     variable_names,
@@ -127,7 +128,7 @@ class _Layers:
             role = "other"
         variable = known[int(index)] if known and int(index) < len(known) else index
         owner = "/".join(names) or None
-        return "/".join((*names, variable)), owner, kind, role
+        return "/".join((*names, variable)), owner, kind_of_variable(variable, kind), role
 
     def _layer(self, group: str, last: str) -> Layer:
         """What is known of the group at path `group`, called `last`."""

@@ -122,7 +122,9 @@ class KindFinder:
         if "embeddings" in members:
             return "embedding"
         if "depthwise_kernel" in members or "depthwise_weights" in members:
-            return "depthwise"
+            # With a pointwise kernel, a separable convolution; see kind_of_leaf.
+            parts = ("pointwise_kernel", "pointwise_weights")
+            return "conv" if any(part in members for part in parts) else "depthwise"
         if "gamma" in members and "beta" in members:
             return "norm"
         for leaf in _REPARAMETRISED:
@@ -226,11 +228,17 @@ class KindFinder:
         return "depthwise" if hint == "depthwise" else "conv"
 
 
-def kind_of_leaf(leaf: str, tensor: Tensor) -> str:
-    """Kind of one tensor that is a layer of its own: TensorFlow's bare `word_embeddings`."""
-    if len(tensor.extent.shape) == 2 and re.fullmatch(_EMBEDDING_LEAF, leaf):
+def kind_of_leaf(leaf: str, tensor: Tensor, kind: str) -> str:
+    """Kind of one tensor of a layer of that kind.
+
+    A separable convolution is a depthwise and a plain one. A tensor may be a layer of its own:
+    TensorFlow's bare `word_embeddings`.
+    """
+    if kind == "conv" and leaf.startswith("depthwise_"):
+        return "depthwise"
+    if kind == "unknown" and len(tensor.extent.shape) == 2 and re.fullmatch(_EMBEDDING_LEAF, leaf):
         return "embedding"
-    return "unknown"
+    return kind
 
 
 def _is_doubtful(layer: str, window: tuple[int, ...]) -> bool:

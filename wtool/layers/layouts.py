@@ -54,24 +54,42 @@ def layout_of(tensor: Tensor, checkpoint: Checkpoint) -> Layout:
     return _format_layout(checkpoint)
 
 
-def output_axis(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
-    """Axis whose slices are the output units of a tensor; None where that is not known.
+def output_axes(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, ...] | None:
+    """Axes whose slices are the output units of a tensor, one after the other; None if not known.
 
-    Embeddings: the rows. A Keras depthwise kernel (k.., channels, multiplier): the channels. A
-    rank-1 tensor: its only axis.
+    One axis as a rule. Two in Keras, where a unit is a channel and a filter of it, or a head and a
+    place in it: a depthwise kernel (k.., channels, multiplier), a projection of attention (in,
+    heads, width). Embeddings: the rows. A rank-1 tensor: its only axis. Units count in C order.
     """
     rank = len(tensor.shape)
     if rank <= 1:
-        return rank - 1 if rank else None
+        return (0,) if rank else None
     if tensor.kind == "embedding":
-        return 0
+        return (0,)
     layout = layout_of(tensor, checkpoint)
     if layout == "unknown":
         return None
     if layout == "torch":
-        return 1 if tensor.kind == "transposed_conv" else 0
-    swapped = tensor.kind in ("depthwise", "transposed_conv")
-    return rank - 2 if swapped and not tensor.name.endswith("pointwise_kernel") else rank - 1
+        return (1,) if tensor.kind == "transposed_conv" else (0,)
+    leaf = split_leaf(tensor.name)[1]
+    if leaf.startswith("depthwise_") or (tensor.kind == "depthwise" and leaf[:10] != "pointwise_"):
+        return (rank - 2, rank - 1) if tensor.shape[-1] > 1 else (rank - 2,)
+    if tensor.kind == "transposed_conv":
+        return (rank - 2,)
+    if _is_projection(tensor, layout) and not _is_output(tensor):
+        return 1, 2
+    return (rank - 1,)
+
+
+def unit_box(
+    shape: tuple[int, ...], axes: tuple[int, ...], unit: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(first index, index behind the last) of one output unit along `axes`."""
+    low, high = [0] * len(shape), list(shape)
+    for axis in reversed(axes):
+        unit, low[axis] = divmod(unit, shape[axis])
+        high[axis] = low[axis] + 1
+    return tuple(low), tuple(high)
 
 
 def fans(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, int] | None:
@@ -96,11 +114,20 @@ def fans(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, int] | None:
         return fan_in, fan_out // gates
     if leaf == "in_proj_weight":
         return shape[1], shape[0] // 3
-    if tensor.kind == "attention" and layout == "keras" and len(shape) == 3:
-        if "output" in split_leaf(tensor.name)[0].rpartition("/")[2]:
+    if _is_projection(tensor, layout):
+        if _is_output(tensor):
             return shape[0] * shape[1], shape[2]
         return shape[0], shape[1] * shape[2]
     return initialiser_fans(shape, layout)
+
+
+def _is_projection(tensor: Tensor, layout: Layout) -> bool:
+    """Whether a tensor is a kernel of Keras' attention: (in, heads, width), (heads, width, out)."""
+    return tensor.kind == "attention" and layout == "keras" and len(tensor.shape) == 3
+
+
+def _is_output(tensor: Tensor) -> bool:
+    return "output" in split_leaf(tensor.name)[0].rpartition("/")[2]
 
 
 def initialiser_fans(shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:

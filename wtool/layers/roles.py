@@ -207,7 +207,7 @@ def _assign_kinds(modules: Mapping[str, Members]) -> None:
             if tensor.layer is None:
                 tensor.layer = module
             if tensor.kind is None:
-                tensor.kind = kind if kind != "unknown" else kind_of_leaf(leaf, tensor)
+                tensor.kind = kind_of_leaf(leaf, tensor, kind)
                 tensor.kind_is_guess = True
     for module, tensor in attached:
         layer = split_leaf(module)[0] if "/" in module else module

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Tensor
 from wtool.extents import boxes
+from wtool.layers.layouts import unit_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ _MIX = (0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB)
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The slices of a tensor along one axis, over their finite values.
+    """The slices of a tensor along one axis or several, over their finite values.
 
     norms: Euclidean norm of each, (units,) float64. dead: how many hold nothing but zeros.
     duplicate: how many hold exactly the values of an earlier one, dead ones not counted.
@@ -35,20 +36,21 @@ class Units:
     constant: bool
 
 
-def measure_units(tensor: Tensor, axis: int) -> Units:
+def measure_units(tensor: Tensor, axes: tuple[int, ...]) -> Units:
     """The units of a tensor of real numbers, read once; repeated units are read again and compared.
 
-    Memory is one block and three numbers a unit.
+    axes: those along which units lie, one behind the other, as of `layouts.output_axes`. Memory is
+    one block and three numbers a unit.
     """
     import numpy as np
 
-    count = tensor.shape[axis]
+    count = math.prod(tensor.shape[axis] for axis in axes)
     squares = np.zeros(count)
     alive = np.zeros(count, bool)
     prints = np.zeros(count, np.uint64)
     first: float | None = None
     constant = True
-    for start, inner_start, block in _blocks(tensor, axis):  # (outer, units, inner)
+    for start, inner_start, block in _blocks(tensor, axes):  # (outer, units, inner)
         with np.errstate(over="ignore"):
             wide = block.astype(np.float64)
         if first is None:
@@ -58,7 +60,7 @@ def measure_units(tensor: Tensor, axis: int) -> Units:
         here = slice(start[1], start[1] + units)
         # -0.0 counts as 0.0; the fingerprint is of the values, not of how they are stored.
         bits = (wide + 0.0).view(np.uint64)
-        depth = math.prod(tensor.shape[axis + 1 :])
+        depth = math.prod(tensor.shape[axes[-1] + 1 :])
         places = (np.arange(start[0], start[0] + outer) * depth)[:, None] + np.arange(
             inner_start, inner_start + inner
         )
@@ -69,16 +71,18 @@ def measure_units(tensor: Tensor, axis: int) -> Units:
     return Units(
         np.sqrt(squares),
         int(count - alive.sum()),
-        _count_repeated(tensor, axis, prints, alive),
+        _count_repeated(tensor, axes, prints, alive),
         constant and tensor.count > 1,
     )
 
 
-def _blocks(tensor: Tensor, axis: int) -> Iterator[tuple[tuple[int, int], int, np.ndarray]]:
+def _blocks(
+    tensor: Tensor, axes: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, int], int, np.ndarray]]:
     """((first outer index, first unit), first inner index, values (outer, units, inner))."""
-    units = tensor.shape[axis]
-    outer = math.prod(tensor.shape[:axis])
-    inner = math.prod(tensor.shape[axis + 1 :])
+    outer = math.prod(tensor.shape[: axes[0]])
+    units = math.prod(tensor.shape[axes[0] : axes[-1] + 1])
+    inner = math.prod(tensor.shape[axes[-1] + 1 :])
     many = max(1, BLOCK // max(1, units * inner))
     wide = units if units * inner <= BLOCK else max(1, BLOCK // max(1, inner))
     long = inner if inner <= BLOCK else BLOCK
@@ -103,7 +107,9 @@ def _multipliers(places: np.ndarray) -> np.ndarray:
     return (x ^ (x >> np.uint64(31))) | np.uint64(1)
 
 
-def _count_repeated(tensor: Tensor, axis: int, prints: np.ndarray, alive: np.ndarray) -> int:
+def _count_repeated(
+    tensor: Tensor, axes: tuple[int, ...], prints: np.ndarray, alive: np.ndarray
+) -> int:
     """How many living units equal an earlier one; equal fingerprints only name the candidates."""
     earlier: dict[int, list[int]] = {}
     repeated = 0
@@ -111,35 +117,40 @@ def _count_repeated(tensor: Tensor, axis: int, prints: np.ndarray, alive: np.nda
         if not alive[unit]:
             continue
         originals = earlier.setdefault(fingerprint, [])
-        if any(_equal(tensor, axis, original, unit) for original in originals):
+        if any(_equal(tensor, axes, original, unit) for original in originals):
             repeated += 1
         else:
             originals.append(unit)
     return repeated
 
 
-def _equal(tensor: Tensor, axis: int, a: int, b: int) -> bool:
+def _equal(tensor: Tensor, axes: tuple[int, ...], a: int, b: int) -> bool:
     """Whether two units hold the same values, NaN equal to NaN; read in pieces of BLOCK."""
     import numpy as np
 
-    shape = (*tensor.shape[:axis], 1, *tensor.shape[axis + 1 :])
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate(tensor.shape))
     for first in range(0, math.prod(shape), BLOCK):
         last = min(first + BLOCK, math.prod(shape))
         for starts, stops, _, _ in boxes(shape, first, last):
-            one, other = (_read_unit(tensor, axis, unit, starts, stops) for unit in (a, b))
+            one, other = (_read_unit(tensor, axes, unit, starts, stops) for unit in (a, b))
             if not np.array_equal(one, other, equal_nan=True):
                 return False
     return True
 
 
 def _read_unit(
-    tensor: Tensor, axis: int, unit: int, starts: tuple[int, ...], stops: tuple[int, ...]
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    unit: int,
+    starts: tuple[int, ...],
+    stops: tuple[int, ...],
 ) -> np.ndarray:
-    """Values of a box of one unit as float64; starts and stops say 0 and 1 along the axis."""
+    """Values of a box of one unit as float64; starts and stops say 0 and 1 along its axes."""
     import numpy as np
 
-    low = (*starts[:axis], unit, *starts[axis + 1 :])
-    high = (*stops[:axis], unit + 1, *stops[axis + 1 :])
+    first, _ = unit_box(tensor.shape, axes, unit)
+    low = [start + place for start, place in zip(starts, first, strict=True)]
+    high = [stop + place for stop, place in zip(stops, first, strict=True)]
     sizes = [stop - start for start, stop in zip(low, high, strict=True)]
     out = np.empty(sizes, tensor.dtype.carrier)
     tensor.extent.read_box(low, high, out)

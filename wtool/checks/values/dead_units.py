@@ -15,18 +15,19 @@ from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
 from wtool.checks.subject import Subject
-from wtool.checks.values.units_of import dead, weights
+from wtool.checks.values.units_of import count_units, dead, weights
+from wtool.layers import unit_box
 
 
 def find(subject: Subject) -> Iterator[Finding]:
     """A finding for each weight with units of zeros."""
-    for tensor, facts, axis in weights(subject):
-        units = tensor.shape[axis]
+    for tensor, facts, axes in weights(subject):
+        units = count_units(tensor, axes)
         if facts.moments.zeros < tensor.count // units:
             continue
-        found = dead(subject, tensor, axis)
+        found = dead(subject, tensor, axes)
         if found:
-            index = tuple(found[0] if i == axis else 0 for i in range(len(tensor.shape)))
+            index = unit_box(tensor.shape, axes, found[0])[0]
             yield Finding(
                 f"{len(found):,} of {units:,} output units are 0, the first is unit {found[0]}",
                 tensor.name,

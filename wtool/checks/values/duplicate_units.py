@@ -15,20 +15,22 @@ from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
 from wtool.checks.subject import Subject
-from wtool.checks.values.units_of import repeated, weights
+from wtool.checks.values.units_of import count_units, repeated, weights
+from wtool.layers import unit_box
 
 
 def find(subject: Subject) -> Iterator[Finding]:
     """A finding for each weight with equal units."""
-    for tensor, facts, axis in weights(subject):
+    for tensor, facts, axes in weights(subject):
         if facts.distinct < 4:
             continue  # binary and ternary weights repeat by chance
-        found = repeated(subject, tensor, axis)
+        found = repeated(subject, tensor, axes)
         if found:
             unit, original = found[0]
-            index = tuple(unit if i == axis else 0 for i in range(len(tensor.shape)))
+            index = unit_box(tensor.shape, axes, unit)[0]
+            units = count_units(tensor, axes)
             yield Finding(
-                f"{len(found):,} of {tensor.shape[axis]:,} output units repeat another, first "
+                f"{len(found):,} of {units:,} output units repeat another, first "
                 f"unit {unit} that of unit {original}",
                 tensor.name,
                 index,
