@@ -165,6 +165,22 @@ def test_rows_are_sorted_and_cut_as_asked():
         stats(three, sort="shape")
 
 
+def test_rows_are_sorted_by_any_column_words_from_a_to_z():
+    path = FIXTURES / "digits-cnn.pth"
+    roles = [row["role"] for row in stats(wtool.open(path), sort="role").rows]
+    assert roles == sorted(roles)
+    assert roles[0] != roles[-1]
+    for sort in ("group", "name"):
+        groups = [row["group"] for row in stats(wtool.open(path), by="kind", sort=sort).rows]
+        assert groups == sorted(groups)
+    sizes = [row["tensors"] for row in stats(wtool.open(path), by="kind", sort="tensors").rows]
+    assert sizes == sorted(sizes, reverse=True)
+    kinds = [row["kind"] for row in stats(wtool.open(path), units=True, sort="kind").rows]
+    assert kinds == sorted(kinds)
+    with pytest.raises(UsageError, match="cannot sort by this column"):
+        stats(wtool.open(path), by="kind", sort="role")
+
+
 def test_empty_cells_come_last_when_rows_are_sorted():
     two = checkpoint(tensor("a", np.empty(0, "f4")), tensor("b", np.ones(1, "f4")))
     assert [row["name"] for row in stats(two, sort="mean").rows] == ["b", "a"]

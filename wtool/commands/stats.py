@@ -67,7 +67,10 @@ def stats(
     if units:
         return _report_units(checkpoint, by, sort, top, jobs, executor, progress)
     group = None if by == "tensor" else group_of(by)
-    _check_column(sort, ("name", "count", *STATISTICS))
+    if group is not None and sort == "name":
+        sort = "group"
+    labels = ("name", "dtype", "role", "alias") if group is None else ("group", "tensors")
+    _check_column(sort, (*labels, "count", *STATISTICS))
     if sort in QUANTILE_NAMES and not (quantiles or exact):
         raise UsageError("--no-quantiles leaves no such column to sort by", found=sort)
     aliases = checkpoint.aliases
@@ -96,7 +99,8 @@ def stats(
     if group is None:
         answer = [rows[tensor.name] for tensor in tensors]
         members = [[] if tensor.name in settled else [tensor] for tensor in tensors]
-        leading = [Column("name"), Column("dtype"), *_HIDDEN]
+        hidden = (Column(name, hidden=name != sort) for name in ("shape", "role", "alias"))
+        leading = [Column("name"), Column("dtype"), *hidden]
     else:
         answer = [_group_row(name, one) for name, one in groups.items()]
         members = [[t for t in one.tensors if t.name in seen] for one in groups.values()]
@@ -193,9 +197,6 @@ def _values(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.count * tensor.dtype.components for tensor in tensors)
 
 
-_HIDDEN = tuple(Column(name, hidden=True) for name in ("shape", "role", "alias"))
-
-
 def measure_tensors(
     tensors: Sequence[Tensor],
     quantiles: bool,
@@ -271,13 +272,12 @@ def _check_column(sort: str | None, known: Sequence[str]) -> None:
 
 
 def _arrange(rows: list[dict[str, Any]], sort: str | None, top: int | None) -> list[dict[str, Any]]:
-    """The first rows by a column, largest first (names from a to z), empty cells last."""
-    if sort == "name":
-        rows = sorted(rows, key=lambda row: row.get("name", row.get("group", "")))
-    elif sort is not None:
+    """The first rows by a column, largest first (words from a to z), empty cells last."""
+    if sort is not None:
         filled = [row for row in rows if row.get(sort) is not None]
         empty = [row for row in rows if row.get(sort) is None]
-        rows = sorted(filled, key=lambda row: row[sort], reverse=True) + empty
+        words = any(isinstance(row[sort], str) for row in filled)
+        rows = sorted(filled, key=lambda row: row[sort], reverse=not words) + empty
     return rows if top is None else rows[:top]
 
 
@@ -309,6 +309,10 @@ COMMAND = report_command(
         ["--exact"], is_flag=True, help="Exact quantiles of types wider than 16 bits: more passes."
     ),
     click.Option(["--units"], is_flag=True, help="The output units of every weight instead."),
-    click.Option(["--sort"], metavar="COLUMN", help="Rows by this column, the largest first."),
+    click.Option(
+        ["--sort"],
+        metavar="COLUMN",
+        help="Rows by this column, the largest first; words from a to z.",
+    ),
     click.Option(["--top"], type=click.IntRange(0), metavar="N", help="Only the first N rows."),
 )

@@ -25,7 +25,7 @@ COLUMNS = (
     Column("ratio"),
     Column("constant"),
 )
-SORTABLE = tuple(column.name for column in COLUMNS if column.name not in ("shape", "kind", "axis"))
+SORTABLE = tuple(column.name for column in COLUMNS if column.name not in ("shape", "axis"))
 
 
 def unit_rows(
