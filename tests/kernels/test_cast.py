@@ -178,7 +178,7 @@ def test_damage_is_what_a_plain_computation_finds(engine, source, target, reach)
     out, damage = measure(values, source, target, torch_mode(target))
     expected = plain_damage(values, source, target)
     found = {name: getattr(damage, name) for name in expected}
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert found == pytest.approx(expected, rel=1e-13)
     assert damage.count == len(values)
     assert damage.worst is not None
     assert (damage.old, damage.new) == (float(values[damage.worst]), float(out[damage.worst]))

@@ -171,7 +171,7 @@ class Caster:
             self._name = loops.name
             self._linked = loops.get()
         if self._linked is not None:
-            self._errors = np.empty(BLOCK, np.float32)
+            self._errors = np.empty(BLOCK)
             self._found = np.empty(3, np.int64)
             self._lanes = np.empty(LANES)
 
@@ -272,7 +272,7 @@ class Caster:
         size = np.abs(old)
         with np.errstate(under="ignore"):
             lost = np.abs(np.where(usable, new, 0) - old)
-            errors = lost / np.where(size == 0, wide.dtype.type(1), size)
+            errors = lost.astype(np.float64) / np.where(size == 0, wide.dtype.type(1), size)
         small = np.abs(new) < wide.dtype.type(_smallest_normal(self.target))
         turned = small & (new != 0) & (np.abs(wide) >= _smallest_normal(self.source))
         counts = (
@@ -281,7 +281,7 @@ class Caster:
             int(np.count_nonzero(usable)),
         )
         whole = len(errors) // LANES * LANES
-        lanes = errors[:whole].reshape(-1, LANES).sum(axis=0, dtype=np.float64)
+        lanes = errors[:whole].reshape(-1, LANES).sum(axis=0)
         lanes[: len(errors) - whole] += errors[whole:]
         return _summary(wide, out, errors, lanes, over, counts)
 

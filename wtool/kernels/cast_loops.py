@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 LANES = 1024
-# Values that the inner loops go over in turn: 32 KiB of float32.
-CHUNK = 8 * LANES
+# Values that the inner loops go over in turn: 32 KiB of float64.
+CHUNK = 4 * LANES
 # Adding and taking away 2^23 rounds a float32 below it to an integer, ties to even.
 ROUNDER = 8388608.0
 
@@ -35,7 +35,8 @@ def narrow_floats(
 ) -> int:
     """Codes of (n,) float32, rounded to nearest, ties to even, and each one's relative error.
 
-    bits: the same memory as int32. codes: (n,) uint8 or uint16 out. errors: (n,) float32 out.
+    bits: the same memory as int32. codes: (n,) uint8 or uint16 out. errors: (n,) float64 out: the
+    quotient of two exact numbers.
     mantissa: stored bits of the target's significand. rebias: the difference of the exponents'
     biases, at the exponent's place in a code. tiny: bits of the target's smallest normal value, 0
     where its exponents are float32's; born: of the smallest that was normal before. limit: bits of
@@ -80,14 +81,14 @@ def narrow_floats(
             code = np.int32(rounded) if small else np.int32(whole - rebias)
             error = np.float32(abs(rounded - scaled)) if small else np.float32(lost)
             size = scaled if small else np.float32(m)
-            errors[i] = np.float32(error / max(size, least))
+            errors[i] = np.float64(error) / np.float64(max(size, least))
             sign = np.int32(np.int32(bits[i] >> np.int32(31)) & one)
             codes[i] = np.int32(code | np.int32(sign << top))
             flushed += np.int32((code == zero) & (u != zero))
             subnormal += np.int32((code != zero) & (code < least_normal) & (u >= born))
         for r in range(start, stop, LANES):
             for j in range(min(LANES, stop - r)):
-                lanes[j] += np.float64(errors[r + j])
+                lanes[j] += errors[r + j]
     found[0] = flushed
     found[1] = subnormal
     return 0

@@ -38,7 +38,7 @@ def _plain(function: Callable[..., int], *arguments: str) -> Loop:
 def _narrow(code: str) -> Loop:
     """`cast_loops.narrow_floats` with codes of that type."""
     target = (*[":int32"] * 6, ":float64")
-    kinds = ("float32", "int32", ":int64", code, "float32", *target, "int64", "float64")
+    kinds = ("float32", "int32", ":int64", code, "float64", *target, "int64", "float64")
     return _plain(cast_loops.narrow_floats, *kinds)
 
 
