@@ -15,7 +15,7 @@ import torch
 from torch_oracle import assert_same
 from torch_zips import rezip
 
-from wtool.errors import MalformedInput
+from wtool.errors import MalformedInput, UnsupportedError
 from wtool.formats import open_checkpoint
 
 
@@ -125,3 +125,14 @@ def test_tensors_in_objects_of_any_class_are_found(tmp_path, name, protocol):
     if tensor:
         assert_same(checkpoint[tensor], VALUES)
     assert {key: checkpoint.extras[key] for key in beside} == beside
+
+
+def test_entries_of_one_name_are_sound_and_one_of_them_can_be_opened(tmp_path):
+    path = tmp_path / "m.pth"
+    torch.save({"a.b": VALUES, "a": {"b": VALUES + 1}}, path)
+    with pytest.raises(UnsupportedError, match=r"'a\.b' and 'a' -> 'b' \(--root a opens"):
+        open_checkpoint(path)
+    assert_same(open_checkpoint(path, root="a")["b"], VALUES + 1)
+    torch.save({1: VALUES, "1": VALUES}, path)
+    with pytest.raises(UnsupportedError, match=r"two entries get one name: found '1' and '1'$"):
+        open_checkpoint(path)

@@ -12,7 +12,7 @@ import torch
 from torch_oracle import assert_opens_as, assert_same
 from torch_zips import rezip, with_byteorder
 
-from wtool.errors import MalformedInput, UsageError
+from wtool.errors import UsageError
 from wtool.extents import Absent
 from wtool.formats import open_checkpoint
 
@@ -328,12 +328,6 @@ def test_two_candidates_for_the_model_are_both_kept(tmp_path):
     assert (
         "several branches could be the model: model, state_dict" in open_checkpoint(path).notes[0]
     )
-
-
-def test_two_entries_with_one_name_are_refused_by_both(tmp_path):
-    path = saved(tmp_path, {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}})
-    with pytest.raises(MalformedInput, match=r"'a\.b': two entries.*found 'a\.b' and 'a' -> 'b'"):
-        open_checkpoint(path)
 
 
 def test_a_dropped_prefix_never_makes_two_names_equal(tmp_path):

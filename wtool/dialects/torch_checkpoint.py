@@ -10,7 +10,7 @@ from wtool.dialects.torch_objects import ObjectReader
 from wtool.dialects.torch_roots import choose_root, role_of_branch, role_outside
 from wtool.dialects.torch_tree import Leaf, Walked, dotted, walk
 from wtool.encodings.pickle_machine import Pickled
-from wtool.errors import MalformedInput, shorten
+from wtool.errors import UnsupportedError, shorten
 
 # More composites than this are counted, not described one by one.
 MAX_DESCRIBED = 20
@@ -32,7 +32,7 @@ def build_checkpoint(
     """The Checkpoint of a file whose object pickle is `pickled`.
 
     root: which branch of a nested file, see torch_roots; "." keeps everything under full names.
-    Raises UsageError for an unknown root, MalformedInput where two entries get one name.
+    Raises UsageError for an unknown root, UnsupportedError where two entries get one name.
     """
     walked = walk(pickled.value, reader)
     branch, root_notes = choose_root(walked.leaves, root)
@@ -115,7 +115,8 @@ def _role(leaf: Leaf, branch: tuple[str, ...], explicit: bool) -> str | None:
     return role
 
 
-def _double_name(leaves: list[Leaf]) -> MalformedInput:
+def _double_name(leaves: list[Leaf]) -> UnsupportedError:
+    """torch loads such a file: its keys differ, and only their names are the same."""
     seen: dict[str, tuple[str, ...]] = {}
     for leaf in leaves:
         parts: Iterable[str] = leaf.found.composite.parts if leaf.found.composite else ("",)
@@ -123,12 +124,14 @@ def _double_name(leaves: list[Leaf]) -> MalformedInput:
             path: tuple[Any, ...] = (*leaf.path, part) if part else leaf.path
             first = seen.setdefault(dotted(path), path)
             if first is not path and seen[dotted(path)] is not path:
-                return MalformedInput(
+                branch = path if len(path) > len(first) else first
+                return UnsupportedError(
                     "two entries get one name",
                     tensor=dotted(path),
                     found=f"{_keys(first)} and {_keys(path)}",
+                    hint=f"--root {branch[0]} opens one of them" if len(branch) > 1 else None,
                 )
-    return MalformedInput("two entries get one name")
+    return UnsupportedError("two entries get one name")
 
 
 def _keys(path: tuple[str, ...]) -> str:
