@@ -108,8 +108,19 @@ class Tensor:
         except WtoolError as error:
             raise error.locate(tensor=self.name) from error.__cause__
 
+    @property
+    def is_expanded(self) -> bool:
+        """Whether a view claims far more elements than are stored: reading them takes for ever."""
+        size = self.count * self.dtype.carrier.itemsize
+        stored = self.extent.storage_nbytes if isinstance(self.extent, Strided) else size
+        return size > MAX_EXPANSION_BYTES and size > MAX_EXPANSION * max(stored, 1)
+
     def blocks(self, max_bytes: int = 1 << 20) -> Iterator[np.ndarray]:
-        """All values in C order in 1-D arrays of at most `max_bytes`, each valid until the next."""
+        """All values in C order in 1-D arrays of at most `max_bytes`, each valid until the next.
+
+        UnsupportedError where the tensor `is_expanded`.
+        """
+        self._refuse_expansion()
         try:
             yield from self.extent.blocks(max_bytes)
         except WtoolError as error:
@@ -118,18 +129,20 @@ class Tensor:
     def load(self) -> np.ndarray:
         """The whole tensor: an array of `shape`, carrier dtype.
 
-        UnsupportedError where a view claims far more elements than the file stores.
+        UnsupportedError where the tensor `is_expanded`.
         """
-        size = self.count * self.dtype.carrier.itemsize
-        stored = self.extent.storage_nbytes if isinstance(self.extent, Strided) else size
-        if size > MAX_EXPANSION_BYTES and size > MAX_EXPANSION * max(stored, 1):
-            raise UnsupportedError(
-                "tensor repeats a few stored bytes; it is not loaded whole",
-                tensor=self.name,
-                expected=f"at most {MAX_EXPANSION} x {stored} bytes",
-                found=f"{size}",
-            )
+        self._refuse_expansion()
         return self.read(0, self.count).reshape(self.shape)
+
+    def _refuse_expansion(self) -> None:
+        if self.is_expanded:
+            raise UnsupportedError(
+                "tensor repeats a few stored bytes too often to be read whole",
+                tensor=self.name,
+                expected=f"at most {MAX_EXPANSION} x what is stored",
+                found=f"{self.nbytes} bytes",
+                hint="--exclude leaves it out",
+            )
 
 
 # What the names of those texts begin with that wtool writes itself: the mapping of a conversion and

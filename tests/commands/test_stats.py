@@ -16,7 +16,7 @@ from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.cli import run
 from wtool.commands.stats import stats
 from wtool.dtypes import DTYPES
-from wtool.errors import UsageError
+from wtool.errors import UnsupportedError, UsageError
 from wtool.extents import Absent, Decoded, Strided
 from wtool.report import Bins
 from wtool.sources import BytesSource
@@ -133,6 +133,23 @@ def test_what_holds_no_numbers_has_an_empty_row_and_a_note():
     )
     assert [row.get("mean") for row in report.rows] == [None, None, 1.0]
     assert report.notes == ["not measured, no numbers: s, m"]
+
+
+def test_a_view_of_a_few_bytes_without_end_is_not_measured_and_noted():
+    data = np.ones(1, np.float32).tobytes()
+    source = BytesSource(data, "memory")
+    extent = Strided(
+        source, 0, 4, DTYPES["float32"], (1 << 20, 1 << 20), first=0, strides=(0, 0), storage="s"
+    )
+    endless = Tensor("w.weight", "w.weight", extent, role="weight")
+    both = checkpoint(endless, tensor("x", np.ones(3, np.float32)))
+    report = stats(both, exact=True)
+    assert [(row["count"], row.get("mean")) for row in report.rows] == [(1 << 40, None), (3, 1.0)]
+    assert report.notes == ["not measured, few stored bytes repeated without end: w.weight"]
+    assert [row["name"] for row in stats(both, units=True).rows] == []
+    for command in (wtool.init, wtool.check):
+        with pytest.raises(UnsupportedError, match=r"w\.weight.*repeats a few stored bytes"):
+            command(both)
 
 
 def test_the_last_lines_name_what_deserves_a_look():

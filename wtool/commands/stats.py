@@ -212,7 +212,7 @@ def measure_tensors(
 
     twins: dict[Any, list[Tensor]] = {}
     for tensor in tensors:
-        if can_measure(tensor.dtype) and not _absent(tensor):
+        if can_measure(tensor.dtype) and not _unread(tensor):
             twins.setdefault(_place(tensor), []).append(tensor)
         else:
             yield tensor, None
@@ -240,8 +240,9 @@ def _place(tensor: Tensor) -> Any:
     return id(tensor) if span is None else (id(span[0]), *span[1:], tensor.dtype.name)
 
 
-def _absent(tensor: Tensor) -> bool:
-    return tensor.count > 0 and tensor.extent.stored_nbytes == 0
+def _unread(tensor: Tensor) -> bool:
+    """Whether a tensor has no values to read: none are stored, or a few over and over."""
+    return (tensor.count > 0 and tensor.extent.stored_nbytes == 0) or tensor.is_expanded
 
 
 def _tensor_row(
@@ -282,13 +283,19 @@ def _arrange(rows: list[dict[str, Any]], sort: str | None, top: int | None) -> l
 
 
 def _skipped(tensors: Sequence[Tensor]) -> list[str]:
+    """A line for each reason why tensors are not measured."""
     from wtool.kernels.measure import can_measure
 
-    names = [t.name for t in tensors if not can_measure(t.dtype) or _absent(t)]
-    if not names:
-        return []
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return [f"not measured, no numbers: {', '.join(names[:3])}{more}"]
+    skipped: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if not can_measure(tensor.dtype) or _unread(tensor):
+            reason = "few stored bytes repeated without end" if tensor.is_expanded else "no numbers"
+            skipped.setdefault(reason, []).append(tensor.name)
+    return [
+        f"not measured, {reason}: {', '.join(names[:3])}"
+        + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+        for reason, names in skipped.items()
+    ]
 
 
 COMMAND = report_command(

@@ -74,7 +74,11 @@ def _weights(checkpoint: Checkpoint) -> Iterator[tuple[Tensor, tuple[int, ...]]]
         numbers = tensor.dtype.kind in ("float", "int", "uint", "bool")
         if tensor.role != "weight" or len(tensor.shape) < 2 or not tensor.count or not numbers:
             continue
-        if tensor.name in checkpoint.aliases or not tensor.extent.stored_nbytes:
+        if (
+            tensor.name in checkpoint.aliases
+            or not tensor.extent.stored_nbytes
+            or tensor.is_expanded
+        ):
             continue
         axes = output_axes(tensor, checkpoint)
         if axes is not None:
