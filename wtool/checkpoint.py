@@ -120,7 +120,7 @@ class Tensor:
 
         UnsupportedError where the tensor `is_expanded`.
         """
-        self._refuse_expansion()
+        self.refuse_expansion()
         try:
             yield from self.extent.blocks(max_bytes)
         except WtoolError as error:
@@ -131,10 +131,11 @@ class Tensor:
 
         UnsupportedError where the tensor `is_expanded`.
         """
-        self._refuse_expansion()
+        self.refuse_expansion()
         return self.read(0, self.count).reshape(self.shape)
 
-    def _refuse_expansion(self) -> None:
+    def refuse_expansion(self) -> None:
+        """UnsupportedError where the tensor `is_expanded`."""
         if self.is_expanded:
             raise UnsupportedError(
                 "tensor repeats a few stored bytes too often to be read whole",

@@ -150,6 +150,8 @@ def test_a_view_of_a_few_bytes_without_end_is_not_measured_and_noted():
     for command in (wtool.init, wtool.check):
         with pytest.raises(UnsupportedError, match=r"w\.weight.*repeats a few stored bytes"):
             command(both)
+    with pytest.raises(UnsupportedError, match="repeats a few stored bytes"):
+        wtool.diff(both, both)
 
 
 def test_the_last_lines_name_what_deserves_a_look():

@@ -182,6 +182,8 @@ def _compare(pair: tuple[Tensor, Tensor]) -> Difference:
     from wtool.kernels.compare import Difference, compare, merge
 
     x, y = pair
+    for tensor in pair:
+        tensor.refuse_expansion()
     whole = Difference()
     step = max(1, BLOCK_BYTES // max(x.dtype.carrier.itemsize, y.dtype.carrier.itemsize))
     for start in range(0, x.count, step):
