@@ -124,6 +124,20 @@ def test_more_than_one_block_gives_the_reference(name, engine):
     check(values.astype(DTYPES[name].carrier), name)
 
 
+@pytest.mark.parametrize("places", [[0], [200_000], [524_287, 524_288], [130_000, 900_000]])
+def test_values_that_are_not_finite_in_a_long_tensor_are_left_out(places, engine):
+    """Pieces of a block are measured and counted as they are read; what follows is read anew."""
+    values = random_values(1_100_003, "float32")
+    for place in places:
+        values[place : place + 3] = [np.nan, np.inf, -np.inf]
+    seen = []
+    check(values, "float32")
+    one = tensor(values, "float32")
+    list(measure([one], watch=lambda index, start, block: seen.append((start, block.copy()))))
+    found = np.concatenate([block for _, block in sorted(seen, key=lambda item: item[0])])
+    np.testing.assert_array_equal(found, values)
+
+
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_nan_infinities_subnormals_and_negative_zeros_are_told_apart(name, engine):
     carrier = DTYPES[name].carrier

@@ -6,6 +6,7 @@ block is added to lane i % LANES, lanes are then folded in halves. So both give 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from wtool.kernels.exact import add, from_float
 from wtool.kernels.moments import EMPTY, Moments, from_centred, merge
 
-# Elements of one block; blocks are counted from a tensor's first element. 2 MiB of float32.
-BLOCK = 1 << 19
+# Elements of one block; blocks are counted from a tensor's first element. 4 MiB of float32.
+BLOCK = 1 << 20
 LANES = 512
 # Values of a float32 block whose mean is the centre of its powers. They belong to the block: where
 # their mean is far from the block's, its spread is large too, and hardly a digit is lost.
@@ -47,6 +48,7 @@ class Loops:
 
     def __init__(self) -> None:
         self._counts: np.ndarray | None = None
+        self._pieces: list[np.ndarray] = []
 
     def measure_floats(self, values: np.ndarray) -> Moments:
         """Moments of at most BLOCK values, (n,) float32 or float64, contiguous."""
@@ -62,6 +64,20 @@ class Loops:
         counts = (len(values), 0, 0, zeros, small - zeros)
         # Adding 0.0 turns -0.0 into 0.0.
         return finish(counts, (float(low) + 0.0, float(high) + 0.0), lane_sums(values, high, low))
+
+    def add_piece(self, values: np.ndarray) -> None:
+        """Measure (n,) float32, n > 0, that follow the pieces before; all but the last of a block
+        have a length that CHUNK divides.
+        """
+        self._pieces.append(values.copy())
+
+    def end_block(self, again: Callable[[], np.ndarray]) -> Moments:
+        """The moments of the pieces that were added. again: reads the whole block once more, which
+        is asked for where a value is not finite.
+        """
+        values = np.concatenate(self._pieces)
+        self._pieces = []
+        return self.measure_floats(values)
 
     def count_codes(self, codes: np.ndarray) -> None:
         """Count (n,) uint8 or uint16 codes, contiguous."""

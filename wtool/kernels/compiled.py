@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from wtool.kernels import blocks
@@ -31,6 +33,7 @@ class Loops(blocks.Loops):
         self._found = np.empty(4, np.int64)
         self._table = np.zeros((2, BINS), np.uint32)
         self._used = False
+        self._in_block = 0  # values of the pieces of a block
         self._taken: np.ndarray | None = None
         self._scaled: np.ndarray | None = None
         self._at_lanes = self._lanes.ctypes.data
@@ -41,32 +44,58 @@ class Loops(blocks.Loops):
 
     def measure_floats(self, values: np.ndarray) -> Moments:
         """See blocks.Loops."""
-        kind, infinity, tiny = _PATTERNS[values.dtype]
-        bits = 8 * values.itemsize
-        n = len(values)
-        if not n:
+        if not len(values):
             return EMPTY
+        if values.dtype == np.float32:
+            self._in_block = 0
+            self.add_piece(values)
+            return self.end_block(lambda: values)
+        bits = 8 * values.itemsize
+        _, infinity, tiny = _PATTERNS[values.dtype]
+        at, n = values.ctypes.data, len(values)
         mask = (1 << (bits - 1)) - 1
-        at = values.ctypes.data
-        if bits == 32:
-            out = (self._at_found, self._at_lanes, self._at_centre)
-            self._linked["measure_values"](at, at, n, *out)
-        else:
-            self._linked["find_extremes"](at, n, bits - 1, mask, tiny, self._at_found)
-        low, high, zeros, small = self._found.tolist()
+        self._linked["find_extremes"](at, n, bits - 1, mask, tiny, self._at_found)
+        low, high, _, _ = self._found.tolist()
         if high >= infinity or low <= ~infinity:
-            nan = int(np.count_nonzero(np.isnan(values)))
-            kept = values[np.isfinite(values)]
-            finite = self.measure_floats(kept)
-            return blocks.with_specials(finite, nan, n - nan - len(kept))
+            return self._measure_around(values)
+        counts, ends = self._read_found(n, values.dtype)
+        return finish(counts, ends, self._sum_float64(at, n, block_exponent(*ends)))
+
+    def add_piece(self, values: np.ndarray) -> None:
+        """See blocks.Loops."""
+        at, n = values.ctypes.data, len(values)
+        out = (self._at_found, self._at_lanes, self._at_centre)
+        self._linked["measure_values"](at, at, n, int(self._in_block > 0), *out)
+        self._in_block += n
+
+    def end_block(self, again: Callable[[], np.ndarray]) -> Moments:
+        """See blocks.Loops."""
+        n, self._in_block = self._in_block, 0
+        low, high, _, _ = self._found.tolist()
+        dtype = np.dtype(np.float32)
+        infinity = _PATTERNS[dtype][1]
+        if high >= infinity or low <= ~infinity:
+            return self._measure_around(again())
+        counts, ends = self._read_found(n, dtype)
+        return finish(counts, ends, self._sum_float32())
+
+    def _measure_around(self, values: np.ndarray) -> Moments:
+        """The moments of a block in which some values are not finite."""
+        nan = int(np.count_nonzero(np.isnan(values)))
+        kept = values[np.isfinite(values)]
+        return blocks.with_specials(self.measure_floats(kept), nan, len(values) - nan - len(kept))
+
+    def _read_found(
+        self, n: int, dtype: np.dtype
+    ) -> tuple[tuple[int, int, int, int, int], tuple[float, float]]:
+        """(counts, extremes) of n finite values, see blocks.finish."""
+        low, high, zeros, small = self._found.tolist()
+        mask = (1 << (8 * dtype.itemsize - 1)) - 1
+        kind = _PATTERNS[dtype][0]
         ends = np.array([key if key >= 0 else key ^ mask for key in (low, high)], dtype=kind)
         # Adding 0.0 turns -0.0 into 0.0.
-        first, last = (ends.view(values.dtype) + values.dtype.type(0)).tolist()
-        if bits == 32:
-            sums = self._sum_float32()
-        else:
-            sums = self._sum_float64(at, n, block_exponent(first, last))
-        return finish((n, 0, 0, zeros, small - zeros), (first, last), sums)
+        first, last = (ends.view(dtype) + dtype.type(0)).tolist()
+        return (n, 0, 0, zeros, small - zeros), (first, last)
 
     def _sum_float32(self) -> Sums:
         """The sums of the block that was measured last: its lanes are still there."""
@@ -92,12 +121,12 @@ class Loops(blocks.Loops):
 
     def count_codes(self, codes: np.ndarray) -> None:
         """See blocks.Loops; bytes are counted in pairs."""
-        self._count("count_halves", codes, 8 // codes.itemsize)
+        self._count_words("count_halves", codes, 8 // codes.itemsize)
 
     def count_upper(self, values: np.ndarray) -> None:
         """See blocks.Loops."""
         if values.dtype == np.float32:
-            self._count("count_upper_halves", values, 2)
+            self._count_words("count_upper_halves", values, 2)
         else:
             super().count_upper(values)
 
@@ -120,7 +149,7 @@ class Loops(blocks.Loops):
         self._add(dense)
         return super().take_counts(bins)
 
-    def _count(self, name: str, items: np.ndarray, per_word: int) -> None:
+    def _count_words(self, name: str, items: np.ndarray, per_word: int) -> None:
         """Count with a loop over words of 64 bits; what is behind the last word with NumPy."""
         words = len(items) // per_word
         if words:

@@ -49,30 +49,38 @@ def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: An
     return 0
 
 
-def measure_values(values: Any, bits: Any, n: int, found: Any, lanes: Any, centre: Any) -> int:
+def measure_values(
+    values: Any, bits: Any, n: int, going: int, found: Any, lanes: Any, centre: Any
+) -> int:
     """`find_extremes` of (n,) float32, n > 0, and all sums in one pass, a CHUNK after the other.
 
-    bits: the same memory as int32. lanes: (6, LANES) float64 out: sums of x, of |x|, and of the
-    2nd, 3rd and 4th power of x - centre; the last row is scratch. centre: (1,) float64 out: mean of
-    the first CHUNK. numba widens integers of 32 bits: each step is narrowed again, or half of the
-    values would fit into a register.
+    bits: the same memory as int32. going: 1 where the values follow those of the last call, whose
+    number CHUNK divides; then all that is given out goes on. lanes: (6, LANES) float64 out: sums of
+    x, of |x|, and of the 2nd, 3rd and 4th power of x - centre; the last row is scratch. centre:
+    (1,) float64 out: mean of the first CHUNK. numba widens integers of 32 bits: each step is
+    narrowed again, or half of the values would fit into a register.
     """
-    for j in range(6 * LANES):
-        lanes[j] = 0.0
-    first = min(n, CHUNK)
-    scratch = 5 * LANES
-    for r in range(0, first, LANES):
-        for j in range(min(LANES, first - r)):
-            lanes[scratch + j] += np.float64(values[r + j])
-    half = LANES // 2
-    while half:
-        for j in range(half):
-            lanes[scratch + j] += lanes[scratch + j + half]
-        half //= 2
-    middle = lanes[scratch] / np.float64(first)
-    centre[0] = middle
-    low = np.int32(_MAGNITUDE_32)
-    high = np.int32(~_MAGNITUDE_32)
+    if going == 0:
+        found[0] = _MAGNITUDE_32
+        found[1] = ~_MAGNITUDE_32
+        found[2] = 0
+        found[3] = 0
+        for j in range(6 * LANES):
+            lanes[j] = 0.0
+        first = min(n, CHUNK)
+        scratch = 5 * LANES
+        for r in range(0, first, LANES):
+            for j in range(min(LANES, first - r)):
+                lanes[scratch + j] += np.float64(values[r + j])
+        half = LANES // 2
+        while half:
+            for j in range(half):
+                lanes[scratch + j] += lanes[scratch + j + half]
+            half //= 2
+        centre[0] = lanes[scratch] / np.float64(first)
+    middle = centre[0]
+    low = np.int32(found[0])
+    high = np.int32(found[1])
     small = np.int32(0)
     for start in range(0, n, CHUNK):
         stop = min(n, start + CHUNK)
@@ -124,8 +132,8 @@ def measure_values(values: Any, bits: Any, n: int, found: Any, lanes: Any, centr
             zeros = np.int32(zeros + np.int32(magnitude == np.int32(0)))
     found[0] = low
     found[1] = high
-    found[2] = zeros
-    found[3] = small
+    found[2] += zeros
+    found[3] += small
     return 0
 
 

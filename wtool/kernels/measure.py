@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ from wtool.kernels.selection import SORT_UP_TO
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
 JOB_BYTES = 16 << 20
+# Values of a block that compiled loops take at once: they stay in the second-level cache.
+PIECE = 1 << 17
+# Bits of the bins of float32 that hold infinities and NaN.
+INFINITY_BIN = 0x7F80
 # From so many elements on, a count for every code is cheaper than sorting the codes.
 DENSE = 1 << 13
 # Parts are finished together, at the end or when they hold so many numbers (16 MB): small steps in
@@ -38,6 +43,8 @@ MAX_WAITING = 1 << 21
 AHEAD = 4
 # (tensor number, element that the block starts with, block): looks at values while they are near.
 Watch = Callable[[int, int, np.ndarray], None]
+# (source, offset, nbytes): see Extent.raw_span.
+Span = tuple[Any, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +176,15 @@ class _Worker:
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
         ordered = None
+        span = _raw_span(tensor) if tensor.count > PIECE else None
+        is_long = span is not None and (coded or dtype.carrier == np.float32)
+        if span is not None and is_long:
+            moments = self._measure_long(loops, tensor, span, piece, counting)
+            piece_blocks: Iterable[np.ndarray] = ()
+        else:
+            piece_blocks = self._blocks(tensor, piece)
         start = piece.first * BLOCK
-        for block in self._blocks(tensor, piece):
+        for block in piece_blocks:
             if self._watch is not None:
                 self._watch(piece.index, start, block)
                 start += len(block)
@@ -188,7 +202,36 @@ class _Worker:
                 ordered = np.sort(finite)
         if counting and dense:
             codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
+            if is_long and not coded:
+                finite_bins = codes & INFINITY_BIN != INFINITY_BIN
+                codes, counts = codes[finite_bins], counts[finite_bins]
         return Part(moments, codes, counts, ordered)
+
+    def _measure_long(
+        self, loops: Loops, tensor: Values, span: Span, piece: _Piece, counting: bool
+    ) -> Moments:
+        """A stretch of codes or float32, read in pieces that are still near when they are measured.
+
+        Values are counted too; those that are not finite fall into bins of their own.
+        """
+        coded = is_coded(tensor.dtype)
+        moments = EMPTY
+        for first in range(piece.first * BLOCK, min(piece.last * BLOCK, tensor.count), BLOCK):
+            last = min(first + BLOCK, tensor.count)
+            for start in range(first, last, PIECE):
+                values = self._read(tensor, span, start, min(start + PIECE, last))
+                if self._watch is not None:
+                    self._watch(piece.index, start, values)
+                if coded:
+                    loops.count_codes(values.view(f"u{values.itemsize}"))
+                    continue
+                loops.add_piece(values)
+                if counting:
+                    loops.count_upper(values)
+            if not coded:
+                again = partial(self._read, tensor, span, first, last)
+                moments = merge(moments, loops.end_block(again))
+        return moments
 
     def _loops(self) -> Loops:
         """The loops of this thread."""
@@ -205,19 +248,24 @@ class _Worker:
 
     def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
         span = _raw_span(tensor)
-        width = block_bytes(tensor)
         if span is None:
-            yield from tensor.blocks(width)
+            yield from tensor.blocks(block_bytes(tensor))
             return
-        source, offset, nbytes = span
+        for first in range(piece.first * BLOCK, min(piece.last * BLOCK, tensor.count), BLOCK):
+            yield self._read(tensor, span, first, min(first + BLOCK, tensor.count))
+
+    def _read(self, tensor: Values, span: Span, start: int, stop: int) -> np.ndarray:
+        """Elements [start, stop) of a tensor with that raw span, at most a block, in one buffer."""
+        source, offset, _ = span
+        carrier = tensor.dtype.carrier
+        nbytes = (stop - start) * carrier.itemsize
         buffer = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < width:
-            buffer = self._local.buffer = np.empty(width, np.uint8)
-        for number in range(piece.first, piece.last):
-            start = number * width
-            view = buffer[: min(width, nbytes - start)]
-            source.read_into(offset + start, view.data)
-            yield view.view(tensor.dtype.carrier)
+        if buffer is None or len(buffer) < nbytes:
+            room = max(nbytes, min(tensor.nbytes, block_bytes(tensor)))
+            buffer = self._local.buffer = np.empty(room, np.uint8)
+        view = buffer[:nbytes]
+        source.read_into(offset + start * carrier.itemsize, view.data)
+        return view.view(carrier)
 
 
 def _measure_wide(loops: Loops, block: np.ndarray, dtype: DType) -> tuple[Moments, np.ndarray]:
@@ -247,10 +295,10 @@ def _names(tensors: Sequence[Values]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _raw_span(tensor: Values) -> tuple[Any, int, int] | None:
+def _raw_span(tensor: Values) -> Span | None:
     """(source, offset, nbytes) where the stored bytes are an array of the carrier; else None."""
     whole_items = tensor.dtype.bits == 8 * tensor.dtype.carrier.itemsize
-    span: tuple[Any, int, int] | None = tensor.extent.raw_span() if whole_items else None
+    span: Span | None = tensor.extent.raw_span() if whole_items else None
     return span
 
 

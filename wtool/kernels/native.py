@@ -52,7 +52,7 @@ LOOPS: dict[str, Loop] = {
         loops.find_extremes, "int64", ":int64", ":int64", ":int64", ":int64", "int64"
     ),
     "measure_values": _plain(
-        loops.measure_values, "float32", "int32", ":int64", "int64", "float64", "float64"
+        loops.measure_values, "float32", "int32", *[":int64"] * 2, "int64", *["float64"] * 2
     ),
     "scale_values": _plain(
         loops.scale_values, "float64", ":int64", ":float64", ":float64", "float64", "float64"
