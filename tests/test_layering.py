@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": READING | {"encodings", "dialects"},
     "writers": READING | {"encodings", "dialects", "kernels"},
     "layers": {"checkpoint", "extents", "kernels", "dtypes"},
-    "conversion": JUDGING,
+    # What a Keras configuration states is read by what reads Keras files.
+    "conversion": JUDGING | {"encodings", "dialects"},
     # A manifest is JSON from anywhere: it is parsed by the strict reader.
     "manifests": JUDGING | {"encodings"},
     "checks": JUDGING | {"encodings", "dialects"},

@@ -209,6 +209,28 @@ AFTER_FLATTEN = Case(
 )
 
 
+BEFORE_RESHAPE = Case(
+    "linear-before-reshape",
+    layer("linear_unflatten", chw=[4, 3, 5]),
+    lambda: Apply(
+        nn.Linear(6, 60), lambda self, x: self.m(x).unflatten(1, (4, 3, 5)).movedim(1, -1)
+    ),
+    lambda k, x: k.layers.Reshape((3, 5, 4))(k.layers.Dense(60, name="m")(x)),
+    ((6,),),
+)
+NORM_AFTER_FLATTEN = Case(
+    "batchnorm-after-flatten",
+    layer("batchnorm", chw=[4, 3, 5]),
+    lambda: Apply(nn.BatchNorm1d(60, eps=1e-3), lambda self, x: self.m(x.flatten(1)).view_as(x)),
+    lambda k, x: k.layers.Reshape((3, 5, 4))(
+        k.layers.BatchNormalization(name="m")(k.layers.Flatten()(x))
+    ),
+    ((4, 3, 5),),
+    channels=True,
+    lossy=("m.num_batches_tracked",),
+)
+
+
 CASES = (
     Case(
         "linear",
@@ -355,6 +377,8 @@ CASES = (
     ),
     *(encoder(pre, act) for pre in (False, True) for act in ("relu", "gelu")),
     AFTER_FLATTEN,
+    BEFORE_RESHAPE,
+    NORM_AFTER_FLATTEN,
     Case(
         "weight-norm-linear",
         layer("linear", weight_norm="parametrizations"),

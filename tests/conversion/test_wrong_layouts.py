@@ -86,6 +86,16 @@ WRONG = {
         ("m.weight", "m/kernel", ["transpose"]),
         ("m.bias", "m/bias", []),
     ],
+    "linear-before-reshape": [
+        ("m.weight", "m/kernel", ["transpose"]),
+        ("m.bias", "m/bias", []),
+    ],
+    "batchnorm-after-flatten": [
+        ("m.weight", "m/gamma", []),
+        ("m.bias", "m/beta", []),
+        ("m.running_mean", "m/moving_mean", []),
+        ("m.running_var", "m/moving_variance", []),
+    ],
     "batchnorm": [
         ("m.weight", "m/gamma", []),
         ("m.bias", "m/beta", []),
@@ -117,7 +127,7 @@ def wrong_mapping(name: str, framework: str):
             b = b.replace("{depthwise}", depthwise)
         text += f"[[rule]]\na = {a!r}\nb = {b!r}\nop = {op!r}\n"
         text += 'lossy = "sum-of-biases"\n' if "sum" in op else ""
-    if name == "batchnorm":
+    if name.startswith("batchnorm"):
         text += '[[ignore]]\nside = "a"\nname = "m.num_batches_tracked"\nreason = "a counter"\n'
     return parse_mapping(text)
 

@@ -188,17 +188,23 @@ def _mapping(
             constants=constants,
         )
     except UnsupportedError as error:
-        drafted = None if template is None else _certain(source, template, constants)
-        if drafted is not None:
-            return drafted
-        if template is not None:
+        if template is None:
+            raise
+        drafted = _certain(source, template, constants)
+        if drafted is None or isinstance(drafted, str):
+            error.message = drafted or error.message
             error.hint = "wtool map drafts a mapping file of the two; --map uses it"
-        raise
+            raise
+        return drafted
 
 
-def _certain(source: Checkpoint, template: Checkpoint, constants: Dict[str, Any]) -> Mapping | None:
-    """What `wtool map` finds between the two, where every match is certain; else None."""
-    from wtool.conversion.drafts import draft, propose, rows
+def _certain(
+    source: Checkpoint, template: Checkpoint, constants: Dict[str, Any]
+) -> Mapping | str | None:
+    """What `wtool map` finds between the two, where every match is certain; else what stands
+    against the layouts of layers that are known to be the same, None where others are open.
+    """
+    from wtool.conversion.drafts import FLATTEN, draft, propose, rows
     from wtool.conversion.mapping import parse_mapping
     from wtool.conversion.units import is_torch
 
@@ -206,6 +212,10 @@ def _certain(source: Checkpoint, template: Checkpoint, constants: Dict[str, Any]
         return None
     a, b = (source, template) if is_torch(source) else (template, source)
     proposal = propose(a, b, values=False)
+    against = {name: why for name, why in proposal.undecided.items() if why != FLATTEN}
+    if against and proposal.pairing.is_complete:
+        shown = "; ".join(f"'{name}' {why}" for name, why in against.items())
+        return f"the layers are matched to the target, and not all layouts are known: {shown}"
     if any(row["grade"] != "certain" for row in rows(proposal)):
         return None
     return parse_mapping(draft(proposal, "matched to the target"), constants=constants)

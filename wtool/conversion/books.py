@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from wtool.checkpoint import Checkpoint, Tensor
+from wtool.conversion.keras_facts import KerasFacts, facts_of
 from wtool.conversion.operations import Extents
 from wtool.conversion.outcome import Open, Step
 from wtool.conversion.rules import Block, Mapping, SideName, other
@@ -70,6 +71,12 @@ class Books:
         if not any(tensor.kind in _CONVOLUTIONS for tensor in self.source):
             return None
         return frozenset(t.shape[0] for t in self.source if len(t.shape) == 1)
+
+    @cached_property
+    def keras_facts(self) -> KerasFacts:
+        """What the configuration of the Keras side's file states, where it is at hand."""
+        is_torch = self.mapping.sides[self.origin].is_torch
+        return facts_of(self.template if is_torch else self.source)
 
     def evidence(self, block: Block) -> str:
         """Why the rule is believed: its own evidence, or the file that states it."""

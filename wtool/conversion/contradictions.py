@@ -12,7 +12,10 @@ from collections.abc import Iterator
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.books import Books, Instance
+from wtool.conversion.keras_facts import KerasFacts, against_torch_gru, same_order
 from wtool.conversion.kernel_shapes import against_transpose
+from wtool.conversion.layer_rules import NORMS
+from wtool.dialects.keras_orders import Order
 from wtool.errors import shorten
 from wtool.layers.names import split_leaf
 
@@ -21,13 +24,14 @@ CONV1D_NAMES = ("c_attn", "c_fc", "c_proj", "q_attn")
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _BY_GATES = {count: kind for kind, count in GATES.items()}
 _CONVOLUTIONS = ("conv", "depthwise", "transposed_conv")
+_DENSE = ("linear", "linear_flatten", "linear_unflatten")
 _NO_MATRIX = frozenset((*_CONVOLUTIONS, "norm"))
 _NO_VECTOR = frozenset((*_CONVOLUTIONS, "dense", "embedding", "attention", "recurrent"))
 _KINDS = frozenset((*_CONVOLUTIONS, "dense", "embedding", "norm", "attention", "recurrent"))
 # Kind of a layer -> what a file may not state it to be. A graph shows an unrolled cell, or a table
 # that is read by a product with ones and zeros, as a dense layer: these are not held against it.
 _AGAINST: dict[str, frozenset[str]] = {
-    **dict.fromkeys(("linear", "linear_flatten", "conv1d_linear"), _NO_MATRIX | {"embedding"}),
+    **dict.fromkeys((*_DENSE, "conv1d_linear"), _NO_MATRIX | {"embedding"}),
     "conv": _KINDS - {"conv"},
     "conv_transpose": _KINDS - {"transposed_conv"},
     "depthwise": _KINDS - {"depthwise"},
@@ -49,6 +53,8 @@ def find_contradiction(books: Books, instance: Instance) -> str | None:
         or _by_cell_name(books, instance, kind)
         or _by_groups(books, instance, kind)
         or _by_siblings(books, instance, kind)
+        or _by_reset(books, instance, kind)
+        or _by_configuration(books, instance, kind)
     )
 
 
@@ -179,6 +185,51 @@ def _by_siblings(books: Books, instance: Instance, kind: str) -> str | None:
         f"is square and called {kind}, and its like '{shorten(sibling.name, 80)}' "
         f"{list(sibling.shape)} is stored {order}, by the length of its bias"
     )
+
+
+def _by_reset(books: Books, instance: Instance, kind: str) -> str | None:
+    """Where a GRU resets, by its bias or its configuration: PyTorch's and TensorFlow 1's differ."""
+    keras = dict(tensors_of(books, instance, torch=False))
+    frameworks = {side.framework for side in books.mapping.sides.values()}
+    if kind != "gru" or not keras:
+        return None
+    path = split_leaf(next(iter(keras.values())).name)[0]
+    bias = keras["bias"].shape if "bias" in keras else ()
+    if "torch" in frameworks:
+        return against_torch_gru(books.keras_facts, path, bias) or None
+    if "tf1" in frameworks and books.keras_facts.resets_after(path):
+        return (
+            "resets after the matrix product (reset_after=True by the configuration), "
+            "TensorFlow 1's GRU cell before it: no weights of one make the other"
+        )
+    return None
+
+
+def _by_configuration(books: Books, instance: Instance, kind: str) -> str | None:
+    """A configuration states the order of flattened pictures."""
+    if len({side.is_torch for side in books.mapping.sides.values()}) == 1:
+        return None
+    for part, tensor in tensors_of(books, instance, torch=False):
+        path = split_leaf(tensor.name)[0]
+        if part != "weight" or kind not in (*_DENSE, *NORMS, "conv1d_linear"):
+            continue
+        for what, order, named in _orders(books.keras_facts, kind, path, tensor.shape):
+            if isinstance(order, tuple) and not same_order(order, instance.block.chw, named):
+                stated = f"pictures {list(order)}, flattened" if order else "no flattened pictures"
+                given = f" with chw = {list(instance.block.chw)}" if instance.block.chw else ""
+                return f"is called {kind}{given}, and its {what} are {stated}, by the configuration"
+    return None
+
+
+def _orders(
+    facts: KerasFacts, kind: str, path: str, shape: tuple[int, ...]
+) -> Iterator[tuple[str, Order | str, bool]]:
+    """(what, its order by the configuration, whether the kind says so) of a layer's vectors."""
+    if kind in NORMS:
+        yield "elements", facts.permuted(path, shape[-1] if shape else 1), True
+    elif len(shape) == 2:
+        yield "inputs", facts.flattened(path, shape[0]), kind == "linear_flatten"
+        yield "outputs", facts.unflattened(path, shape[1]), kind == "linear_unflatten"
 
 
 def _proof_of_axis(checkpoint: Checkpoint, axis: int) -> Tensor | None:

@@ -57,14 +57,30 @@ def _matrix(books: Books, instance: Instance, torch: Members, keras: Members) ->
         return "a square matrix, which fits transposed too"
     if "bias" not in torch and "bias" not in keras and not (torch and keras):
         return "without a bias or the target's file nothing shows which axis is which"
+    if _is_stated(books, keras):
+        return None
     width = shape[1] if instance.block.kind == "linear" else shape[0]
     if books.flat_widths is None or width in books.flat_widths:
         return None
     return "its inputs may be flattened pictures, whose order no file says"
 
 
-def _flattened(books: Books, instance: Instance, torch: Members, keras: Members) -> str:
-    return "the order of chw is in no file"
+def _flattened(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
+    return None if _is_stated(books, keras) else "the order of chw is in no file"
+
+
+def _is_stated(books: Books, keras: Members) -> bool:
+    """Whether the configuration of Keras's file states the order of a Dense's inputs and outputs;
+    that it is the mapping's has been checked.
+    """
+    kernel = keras.get("weight")
+    if kernel is None or len(kernel.shape) != 2:
+        return False
+    path = split_leaf(kernel.name)[0]
+    facts = books.keras_facts
+    return isinstance(facts.flattened(path, kernel.shape[0]), tuple) and isinstance(
+        facts.unflattened(path, kernel.shape[1]), tuple
+    )
 
 
 def _kernel(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
@@ -82,7 +98,8 @@ def _kernel(books: Books, instance: Instance, torch: Members, keras: Members) ->
 
 
 def _gru(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
-    if "bias" in instance.left:
+    stated = (books.keras_facts.resets_after(split_leaf(t.name)[0]) for t in keras.values())
+    if "bias" in instance.left or any(stated):
         return None
     return "without a bias nothing shows whether the cell resets before or after the product"
 
@@ -114,6 +131,7 @@ def _rule(instance: Instance) -> tuple[str, str] | None:
 _FINDERS: dict[str, Callable[[Books, Instance, Members, Members], str | None]] = {
     **dict.fromkeys(_MATRICES, _matrix),
     "linear_flatten": _flattened,
+    "linear_unflatten": _flattened,
     **dict.fromkeys(("conv", "conv_transpose", "depthwise", "separable"), _kernel),
     "gru": _gru,
     "lstm": _lstm,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
+from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import TORCH_KERAS
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
@@ -20,7 +21,7 @@ from wtool.errors import counted
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
 
-_FLATTEN = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
+FLATTEN = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
 _NORMS = ("layernorm",)
 
 
@@ -29,14 +30,16 @@ class Proposal:
     """A pairing, and for each match the kind and options of its layer rule.
 
     a, b: the PyTorch checkpoint and the Keras or TensorFlow one. layouts: label of unit a -> kind,
-    options. undecided: labels of units a whose counterpart is certain and whose layout is not.
+    options. undecided: label of a unit a with a certain counterpart and no certain layout -> why.
+    stated: label of a unit a -> what the configuration says of its layout.
     """
 
     a: Checkpoint
     b: Checkpoint
     pairing: Pairing
     layouts: Mapping[str, tuple[str, Options]]
-    undecided: frozenset[str]
+    undecided: Mapping[str, str]
+    stated: Mapping[str, str]
     accept_ordered: bool = False
 
     def grade(self, match: Match) -> str:
@@ -61,15 +64,22 @@ def propose(
     )
     layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
     suspects = _after_flatten(units_a, ordered=in_stored_order(a))
-    undecided = set()
+    facts = facts_of(b)
+    undecided: dict[str, str] = {}
+    evidence: dict[str, str] = {}
     for match in pairing.matches:
         if match.a.label not in layouts:
             # TensorFlow 1 has tables without a leaf of their own: they lie as PyTorch's do.
             kind = "raw" if match.a.is_tensor or match.b.is_tensor else match.kind
-            layouts[match.a.label] = (kind, options_of(match.a, match.b, kind))
-            if kind == "linear" and match.a.label in suspects:
-                undecided.add(match.a.label)
-    return Proposal(a, b, pairing, layouts, frozenset(undecided), accept_ordered)
+            bias = match.b.members["bias"].shape if "bias" in match.b.members else ()
+            stated = ordered_kind(facts, match.b.path, kind, _telling_shape(match.b), bias)
+            options = {**options_of(match.a, match.b, kind), **stated.options}
+            layouts[match.a.label] = (stated.kind, options)
+            evidence[match.a.label] = stated.evidence
+            suspect = kind == "linear" and match.a.label in suspects and not stated.settled
+            if stated.problem or suspect:
+                undecided[match.a.label] = stated.problem or FLATTEN
+    return Proposal(a, b, pairing, layouts, undecided, evidence, accept_ordered)
 
 
 def rows(proposal: Proposal) -> list[dict[str, Any]]:
@@ -77,16 +87,17 @@ def rows(proposal: Proposal) -> list[dict[str, Any]]:
     found = []
     for match in proposal.pairing.matches:
         kind, options = proposal.layouts[match.a.label]
-        undecided = match.a.label in proposal.undecided
+        why = proposal.undecided.get(match.a.label, "")
         for sources, targets in _tensor_names(match, kind, options):
-            doubt = undecided and any(name.endswith("weight") for name in sources)
+            # Of a dense layer the bias is sure.
+            doubt = why and (kind != "linear" or any(n.endswith("weight") for n in sources))
             found.append(
                 {
                     "a": ", ".join(sources) or None,
                     "b": ", ".join(targets) or None,
                     "kind": kind,
                     "grade": "ambiguous" if doubt else match.grade,
-                    "evidence": _FLATTEN if doubt else match.evidence,
+                    "evidence": why if doubt else _evidence(proposal, match),
                 }
             )
     for ones, others in proposal.pairing.groups:
@@ -205,7 +216,8 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
     kind, options = proposal.layouts[match.a.label]
     grade = proposal.grade(match)
     written = grade == "certain" or (grade == "ordered" and proposal.accept_ordered)
-    evidence = _FLATTEN if grade == "ambiguous" else match.evidence
+    why = proposal.undecided.get(match.a.label)
+    evidence = why or _evidence(proposal, match)
     lines = [f"# {grade}: {evidence}"]
     if kind == "raw":
         body = [
@@ -215,7 +227,7 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             f"evidence = {quote(evidence)}",
         ]
     else:
-        if grade == "ambiguous":
+        if why and kind == "linear":
             kind = "linear_flatten"
             options = {"chw": "[C, H, W]"}
             lines.append('# linear_flatten where it follows a Flatten of (C, H, W), else "linear"')
@@ -233,6 +245,18 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
     return lines + [line if written else f"# {line}" for line in body]
 
 
+def _evidence(proposal: Proposal, match: Match) -> str:
+    """Why the two are the same, and what states the layout of the layer."""
+    stated = proposal.stated.get(match.a.label, "")
+    return f"{match.evidence}; {stated}" if stated else match.evidence
+
+
+def _telling_shape(unit: Unit) -> tuple[int, ...]:
+    """Of a kernel, or of one of a norm's vectors; () for neither."""
+    leaves = ("kernel", "gamma", "beta", "scale", "moving_mean")
+    return next((unit.members[leaf].shape for leaf in leaves if leaf in unit.members), ())
+
+
 def _single(unit: Unit) -> str:
     """The name of the one tensor of a unit."""
     (tensor,) = unit.members.values()
@@ -243,7 +267,7 @@ def _one_sided(match: Match, kind: str) -> list[str]:
     """A bias that one side has alone is made of zeros, and dropped the other way if it is zero."""
     if kind in ("lstm", "rnn"):
         return ['lossy = "sum-of-biases"'] if "bias" in match.b.members else []
-    if kind not in LEAVES and kind != "linear_flatten":
+    if kind not in LEAVES and not kind.startswith("linear_"):
         return []
     has_a, has_b = "bias" in match.a.members, bool({"bias", "beta"} & set(match.b.members))
     if has_a == has_b or kind in _NORMS:

@@ -14,9 +14,10 @@ from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.contradictions import CONV1D_NAMES
+from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
-from wtool.conversion.layer_rules import KINDS
+from wtool.conversion.layer_rules import KINDS, NORMS
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Side, SideName
 from wtool.conversion.toml_text import escape
@@ -34,6 +35,9 @@ _STATED = {
     "depthwise": "depthwise",
     "embedding": "embedding",
 }
+_FLATTEN = "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
+# Leaves that tell how many inputs and outputs a Dense has, and how many elements a norm.
+_TELLING = ("weight", "kernel", "gamma", "scale", "bias", "beta", "running_mean", "moving_mean")
 # Names of variables that PyTorch's own layers never have.
 _KERAS_LEAVES = frozenset(
     ("kernel", "depthwise_kernel", "recurrent_kernel", "embeddings", "gamma", "moving_mean")
@@ -172,13 +176,17 @@ class _Finder:
             for leaf, t in members.items()
         )
         self.has_conv1d = any(path.endswith(CONV1D_NAMES) for path in modules)
+        self.facts = facts_of(template if is_torch else source)
 
     def find(self, path: str, members: Members) -> _Kind | str:
         """The kind of a module, or why it is open."""
         swapped = path.replace(".", "/") if self.is_torch else path.replace("/", ".")
         target = self.targets.get(swapped)
         torch, keras = (members, target) if self.is_torch else (target, members)
-        found = self._kind(path, torch, keras)
+        assumed = self._assumed(path)
+        found = assumed or self._kind(torch, keras)
+        if assumed is None and isinstance(found, _Kind) and found.kind in ("linear", *NORMS):
+            found = self._in_order(found, path.replace(".", "/"), members)
         weight = None if torch is None else torch.get("weight")
         if isinstance(found, str) or found.kind != "conv_transpose" or weight is None:
             return found
@@ -191,10 +199,13 @@ class _Finder:
         )
         return against or found
 
-    def _kind(self, path: str, torch: Members | None, keras: Members | None) -> _Kind | str:
+    def _assumed(self, path: str) -> _Kind | None:
         for assumption in self.assume:
             if fnmatchcase(path, assumption.pattern):
                 return _Kind(assumption.kind, "assumed by the user", {})
+        return None
+
+    def _kind(self, torch: Members | None, keras: Members | None) -> _Kind | str:
         if self.has_template and (torch is None or keras is None):
             return "the target has no module of that name"
         found = self._by_leaves(torch, keras)
@@ -243,14 +254,13 @@ class _Finder:
             return "its tensors are of no known layer"
         kind = _stated_kind(kernel)
         if kind is None and len(kernel.shape) == 2:
-            return self._after_flatten(kernel.shape[0], _Kind("linear", "names of its tensors", {}))
+            return _Kind("linear", "names of its tensors", {})
         if kind == "depthwise":
             return _Kind(kind, "class stated by the file", {"multiplier": kernel.shape[-1]})
         if kind in ("linear", "conv", "conv_transpose"):
             if len(kernel.shape) == 2 and kind != "linear":
                 return "its kernel has no window"
-            found = _Kind(kind, "class stated by the file", {})
-            return self._after_flatten(kernel.shape[0], found)
+            return _Kind(kind, "class stated by the file", {})
         return "the file does not state its class"
 
     def _weight(self, torch: Members, keras: Members | None) -> _Kind | str:
@@ -259,7 +269,7 @@ class _Finder:
         if keras is not None:
             stated = self._stated(weight, keras)
             if stated is not None:
-                return self._after_flatten(weight.shape[1], stated)
+                return stated
         if rank == 2:
             if bias is None:
                 return "a matrix without a bias may be a Linear or an Embedding"
@@ -267,7 +277,7 @@ class _Finder:
                 return "its bias is a matrix"
             if self.has_conv1d or bias.count != weight.shape[0]:
                 return "may be GPT-2's Conv1D, which is stored (in, out)"
-            return self._after_flatten(weight.shape[1], _Kind("linear", "names and siblings", {}))
+            return _Kind("linear", "names and siblings", {})
         if rank < 3 or rank > 5:
             return f"a weight of rank {rank} is of no known layer"
         if bias is None or weight.shape[0] == weight.shape[1] or weight.shape[1] == 1:
@@ -295,11 +305,22 @@ class _Finder:
         allowed = layouts_between(weight.shape, kernel.shape)
         return _Kind(allowed[0], "the only layout of this shape", {}) if len(allowed) == 1 else None
 
-    def _after_flatten(self, width: int, found: _Kind) -> _Kind | str:
-        """A Linear whose inputs may be pictures flattened in PyTorch's order stays open."""
-        if found.kind != "linear" or not self.has_conv or width in self.widths:
-            return found
-        return "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
+    def _in_order(self, found: _Kind, path: str, members: Members) -> _Kind | str:
+        """The kind of a layer of vectors that may have been pictures, or become some; as the
+        configuration states it, else open where that may be.
+        """
+        tensor = next(t for leaf, t in members.items() if leaf in _TELLING)
+        shape = tensor.shape[::-1] if self.is_torch else tensor.shape
+        stated = ordered_kind(self.facts, path, found.kind, shape)
+        if stated.problem:
+            return stated.problem
+        unsettled = found.kind == "linear" and not stated.settled
+        if unsettled and self.has_conv and shape[0] not in self.widths:
+            return (
+                "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
+            )
+        evidence = "; ".join(text for text in (found.evidence, stated.evidence) if text)
+        return _Kind(stated.kind, evidence, {**found.options, **stated.options})
 
 
 def _stated_kind(kernel: Tensor) -> str | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from wtool.conversion.layer_rules import (
+    ELEMENTS,
     IMPOSSIBLE,
     KINDS,
+    NORMS,
     TABLES,
     TORCH_KERAS,
     TORCH_TF1,
@@ -54,7 +57,7 @@ def expand_layer(
     """
     left, layer = _choose(kind, sides)
     names = {row.part for row in layer.rows}
-    known = {*COMMON, *names, *dict(layer.options)}
+    known = {*COMMON, *names, *dict(layer.options), *(("chw",) if kind in NORMS else ())}
     unknown = sorted(set(options) - known)
     if unknown:
         raise MalformedInput(
@@ -68,6 +71,7 @@ def expand_layer(
             )
     settings = _settings(kind, layer, options, constants)
     rows = _rows(kind, layer, options)
+    chw = settings["chw"] if "rank" in settings else ()
     parts = tuple(_part(row, left, paths, sides, options, settings, layer) for row in rows)
     present = {part.name for part in parts if part.only is None}
     lengths = tuple(
@@ -79,7 +83,7 @@ def expand_layer(
         and row.part in _AS_LONG.get(layer.width[0], ("bias",))
         and len(row.left) == 1
     )
-    return Block(label, kind, parts, evidence, lengths, left)
+    return Block(label, kind, parts, evidence, lengths, left, tuple(chw))  # type: ignore[arg-type]
 
 
 def _choose(kind: str, sides: Dict[SideName, Side]) -> tuple[SideName, Layer]:
@@ -128,10 +132,15 @@ def _settings(
                 hint=f"give {name} = ... in the layer or --set {name}=...",
             )
         settings[name] = value  # type: ignore[assignment]
+    if kind in NORMS and "chw" in options:
+        given: Any = options["chw"]
+        named = type(given) is str and given in constants
+        settings["chw"] = constants[given] if named else given
     if "chw" in settings and not isinstance(settings["chw"], int | float | str):
         rank = len(settings["chw"])
-        settings["last"] = rank - 1
+        settings["last"], settings["rank"] = rank - 1, rank
         settings["window"] = tuple(range(2, rank + 1))
+        settings["spatial"] = tuple(range(1, rank))
     if kind == "prelu" and not settings["shape"]:
         settings["shape"] = (-1,)
     return settings
@@ -143,6 +152,8 @@ def _rows(kind: str, layer: Layer, options: Dict[str, object]) -> list[Row]:
     for option, part in (("scale", "weight"), ("center", "bias")):
         if options.get(option) is False:
             rows = [row for row in rows if row.part != part]
+    if "chw" in options and layer is TORCH_KERAS[kind] and kind in NORMS:
+        rows = [row if row.only else replace(row, steps=ELEMENTS) for row in rows]
     style = options.get("weight_norm")
     if style is not None:
         if kind not in WEIGHT_NORM_KINDS or style not in WEIGHT_NORM_LEAVES:

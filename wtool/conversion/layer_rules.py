@@ -7,7 +7,7 @@ way back follows. "..." in a permutation is the axes that are not named: the win
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Column = Literal["torch", "keras", "tf1"]
@@ -50,6 +50,8 @@ def _weight(*steps: str, legacy: str = "") -> Row:
 
 
 _BIAS = Row("bias", ("bias",), ("bias",), required=False)
+# The elements of a vector that is a flattened picture.
+ELEMENTS = ("unflatten 0 chw", "permute spatial 0", "flatten 0 last")
 _CONV_STEPS = ("permute ... 1 0",)
 _DEPTHWISE_STEPS = ("flatten 0 1 of -1 1", "unflatten 0 -1 multiplier", "permute ... 0 1")
 _NORM = (
@@ -89,6 +91,15 @@ TORCH_KERAS: dict[str, Layer] = {
     # The first Linear after Flatten: PyTorch flattens (C, H, W), Keras (H, W, C).
     "linear_flatten": Layer(
         (_weight("unflatten 1 chw", "permute window 1 0", "flatten 0 last"), _BIAS),
+        ("weight", 0),
+        (("chw", None),),
+    ),
+    # The Linear before a Reshape to pictures: its outputs are in the same two orders.
+    "linear_unflatten": Layer(
+        (
+            _weight("unflatten 0 chw", "permute rank spatial 0", "flatten 1 rank"),
+            replace(_BIAS, steps=ELEMENTS),
+        ),
         ("weight", 0),
         (("chw", None),),
     ),
@@ -248,8 +259,12 @@ TABLES: dict[tuple[Column, Column], dict[str, Layer]] = {
     ("keras", "tf1"): KERAS_TF1,
 }
 KINDS = tuple(TORCH_KERAS)
+# Kinds with a number for each channel, or for each element of a flattened picture.
+NORMS = ("batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm")
 # Kinds whose weight may be stored as magnitude and direction, and how each torch names the two.
-WEIGHT_NORM_KINDS = ("linear", "linear_flatten", "conv", "conv_transpose", "depthwise")
+WEIGHT_NORM_KINDS = (
+    "linear", "linear_flatten", "linear_unflatten", "conv", "conv_transpose", "depthwise",
+)  # fmt: skip
 WEIGHT_NORM_LEAVES = {
     "parametrizations": ("parametrizations.weight.original0", "parametrizations.weight.original1"),
     "hook": ("weight_g", "weight_v"),

@@ -66,6 +66,7 @@ class Block:
     label: what an error calls it, with the line. evidence: why it is believed.
     left: the side whose layout the axes of `lengths` and of the parts' `like` count in.
     lengths: (part, axis, other part): the size of a part's axis is the length of the other.
+    chw: of the pictures whose flattened order a layer's vectors are in; () for none.
     """
 
     label: str
@@ -74,6 +75,7 @@ class Block:
     evidence: str = "mapping"
     lengths: tuple[tuple[str, int, str], ...] = ()
     left: SideName = "a"
+    chw: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
