@@ -211,7 +211,7 @@ def _certain(
     if is_torch(source) == is_torch(template):
         return None
     a, b = (source, template) if is_torch(source) else (template, source)
-    proposal = propose(a, b, values=False)
+    proposal = propose(a, b, values=False, a_is_source=a is source)
     against = {name: why for name, why in proposal.undecided.items() if why != FLATTEN}
     if against and proposal.pairing.is_complete:
         shown = "; ".join(f"'{name}' {why}" for name, why in against.items())

@@ -62,7 +62,9 @@ def map(
         text = found_text(preset, a, b)
         notes = [f"preset {preset.name} covers both models", *preset.notes]
     else:
-        proposal = propose(a, b, values=not no_values, accept_ordered=accept_ordered)
+        proposal = propose(
+            a, b, values=not no_values, accept_ordered=accept_ordered, a_is_source=first is a
+        )
         found = rows(proposal)
         text = draft(proposal, " -> ".join(os.path.basename(c.path) for c in (first, second)))
         notes = _notes(proposal)

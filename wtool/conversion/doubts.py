@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from wtool.conversion.books import Books, Instance
 from wtool.conversion.contradictions import stated_kind, tensors_of
 from wtool.conversion.layer_blocks import COLUMNS
+from wtool.conversion.layer_rules import NORMS
+from wtool.conversion.norm_options import UNNAMED
 from wtool.layers.names import split_leaf
 
 if TYPE_CHECKING:
@@ -97,6 +99,11 @@ def _kernel(books: Books, instance: Instance, torch: Members, keras: Members) ->
     return None
 
 
+def _norm(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
+    alone = any(split_leaf(tensor.name)[1] == UNNAMED for tensor in keras.values())
+    return "whether its one vector is scale or shift is in no file" if alone else None
+
+
 def _gru(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
     stated = (books.keras_facts.resets_after(split_leaf(t.name)[0]) for t in keras.values())
     if "bias" in instance.left or any(stated):
@@ -134,6 +141,7 @@ _FINDERS: dict[str, Callable[[Books, Instance, Members, Members], str | None]] =
     "linear_unflatten": _flattened,
     **dict.fromkeys(("conv", "conv_transpose", "depthwise", "separable"), _kernel),
     "gru": _gru,
+    **dict.fromkeys(NORMS, _norm),
     "lstm": _lstm,
     **dict.fromkeys(("mha", "mha_separate"), _attention),
     "embedding": _table,

@@ -7,12 +7,13 @@ ambiguous is written as a comment with all its candidates, never chosen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
 from wtool.conversion.keras_facts import facts_of, ordered_kind
-from wtool.conversion.layer_rules import TORCH_KERAS
+from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
+from wtool.conversion.norm_options import norm_options
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
 
 FLATTEN = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
-_NORMS = ("layernorm",)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,17 @@ class Proposal:
 
 
 def propose(
-    a: Checkpoint, b: Checkpoint, *, values: bool = True, accept_ordered: bool = False
+    a: Checkpoint,
+    b: Checkpoint,
+    *,
+    values: bool = True,
+    accept_ordered: bool = False,
+    a_is_source: bool = True,
 ) -> Proposal:
     """Pair all units of a PyTorch checkpoint `a` and a Keras or TensorFlow checkpoint `b`.
 
     values: read and compare values too. accept_ordered: write matches by order as rules.
+    a_is_source: the values of `a` are those that are to be converted, not fresh ones.
     """
     units_a, units_b = cut(a), cut(b)
     same = find_same_values(units_a, units_b) if values else []
@@ -74,6 +80,13 @@ def propose(
             bias = match.b.members["bias"].shape if "bias" in match.b.members else ()
             stated = ordered_kind(facts, match.b.path, kind, _telling_shape(match.b), bias)
             options = {**options_of(match.a, match.b, kind), **stated.options}
+            if stated.kind in NORMS and "scale" not in match.b.members:
+                kind, norm = _norm(match, stated.kind, a_is_source=a_is_source)
+                stated = replace(stated, kind=kind)
+                if isinstance(norm, str):
+                    undecided[match.a.label] = norm
+                else:
+                    options |= norm
             layouts[match.a.label] = (stated.kind, options)
             evidence[match.a.label] = stated.evidence
             suspect = kind == "linear" and match.a.label in suspects and not stated.settled
@@ -128,11 +141,12 @@ def _tensor_names(
         return
     for row in TORCH_KERAS[kind].rows:
         suffix = str(options.get("suffix", match.a.cell or "_l0"))
+        renamed: Any = options.get("b_names", {})
         left = [match.a.members.get(leaf.replace("{suffix}", suffix)) for leaf in row.left]
-        right = [
-            match.b.members.get(leaf)
-            for leaf in (row.right if set(row.right) & set(match.b.members) else row.legacy)
-        ]
+        leaves = [renamed.get(leaf, leaf) for leaf in row.right]
+        if not set(leaves) & set(match.b.members):
+            leaves = list(row.legacy)
+        right = [match.b.members.get(leaf) for leaf in leaves]
         names = [t.name for t in left if t], [t.name for t in right if t]
         if names[0] or names[1]:
             yield names
@@ -231,18 +245,25 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
             kind = "linear_flatten"
             options = {"chw": "[C, H, W]"}
             lines.append('# linear_flatten where it follows a Flatten of (C, H, W), else "linear"')
-        renamed = stored_leaves(match.b.path, match.b.members)
+        renamed: dict[str, object] = {**stored_leaves(match.b.path, match.b.members)}
+        renamed |= options.get("b_names", {})  # type: ignore[call-overload]
         body = [
             "[[layer]]",
             f'kind = "{kind}"',
             f"a = {quote(escape(match.a.path))}",
             f"b = {quote(escape(match.b.path))}",
-            *(f"{key} = {value_text(value)}" for key, value in options.items()),
+            *(f"{key} = {value_text(v)}" for key, v in options.items() if key != "b_names"),
             *([f"b_names = {value_text(renamed)}"] if renamed else []),
             *_one_sided(match, kind),
             *([] if grade == "ambiguous" else [f"evidence = {quote(evidence)}"]),
         ]
     return lines + [line if written else f"# {line}" for line in body]
+
+
+def _norm(match: Match, kind: str, *, a_is_source: bool) -> tuple[str, Options | str]:
+    """(kind, which of scale and shift each side has, or why that is open) of a norm."""
+    options = norm_options(match.a.members, match.b.members, torch_is_trained=a_is_source)
+    return "layernorm" if kind == "rmsnorm" else kind, options
 
 
 def _evidence(proposal: Proposal, match: Match) -> str:
@@ -270,7 +291,7 @@ def _one_sided(match: Match, kind: str) -> list[str]:
     if kind not in LEAVES and not kind.startswith("linear_"):
         return []
     has_a, has_b = "bias" in match.a.members, bool({"bias", "beta"} & set(match.b.members))
-    if has_a == has_b or kind in _NORMS:
+    if has_a == has_b or kind in NORMS:
         return []
     return [f'bias = {{ only = "{"a" if has_a else "b"}", fill = 0.0 }}']
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
@@ -18,6 +18,7 @@ from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_rules import KINDS, NORMS
+from wtool.conversion.norm_options import UNNAMED, WHICH, is_unnamed, norm_options
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Side, SideName
 from wtool.conversion.toml_text import escape
@@ -221,7 +222,7 @@ class _Finder:
         """Kinds that their own tensors give away."""
         if torch is not None:
             if "running_mean" in torch and "running_var" in torch:
-                return _Kind("batchnorm", "names of its tensors", _affine(torch))
+                return _Kind("batchnorm", "names of its tensors", {})
             weight, bias = torch.get("weight"), torch.get("bias")
             if (
                 weight is not None
@@ -233,8 +234,8 @@ class _Finder:
                 return _Kind("layernorm", "names and shapes of its tensors", {})
         if keras is not None:
             if "moving_mean" in keras and "moving_variance" in keras:
-                return _Kind("batchnorm", "names of its tensors", _affine(keras))
-            if set(keras) == {"gamma", "beta"}:
+                return _Kind("batchnorm", "names of its tensors", {})
+            if set(keras) == {"gamma", "beta"} or (torch is not None and _is_one_sided(keras)):
                 return _Kind("layernorm", "names of its tensors", {})
             if set(keras) == {"embeddings"}:
                 return _Kind("embedding", "names of its tensors", {})
@@ -249,6 +250,10 @@ class _Finder:
             return _Kind("depthwise", "names of its tensors", {"multiplier": multiplier})
         if "recurrent_kernel" in keras:
             return "a recurrent cell: its PyTorch module has another path"
+        if is_unnamed(keras):
+            return WHICH
+        if _is_one_sided(keras):
+            return "a LayerNorm of PyTorch may have both scale and shift: give --like"
         kernel = keras.get("kernel")
         if kernel is None:
             return "its tensors are of no known layer"
@@ -309,7 +314,12 @@ class _Finder:
         """The kind of a layer of vectors that may have been pictures, or become some; as the
         configuration states it, else open where that may be.
         """
-        tensor = next(t for leaf, t in members.items() if leaf in _TELLING)
+        if found.kind in NORMS:
+            options = self._norm_options(path, members)
+            if isinstance(options, str):
+                return options
+            found = replace(found, options=options)
+        tensor = next(t for leaf, t in members.items() if leaf in _TELLING or leaf == UNNAMED)
         shape = tensor.shape[::-1] if self.is_torch else tensor.shape
         stated = ordered_kind(self.facts, path, found.kind, shape)
         if stated.problem:
@@ -322,16 +332,35 @@ class _Finder:
         evidence = "; ".join(text for text in (found.evidence, stated.evidence) if text)
         return _Kind(stated.kind, evidence, {**found.options, **stated.options})
 
+    def _norm_options(self, path: str, members: Members) -> dict[str, object] | str:
+        """Which of scale and shift a norm has on each side."""
+        target = self.targets.get(path if self.is_torch else path.replace("/", "."))
+        if target is None and self.is_torch:
+            return _affine(members)
+        torch, keras = (members, target) if self.is_torch else (target, members)
+        if torch is None:
+            # A norm of PyTorch has both, unless its file says otherwise.
+            torch = dict.fromkeys(("weight", "bias"), next(iter(members.values())))
+            torch = {} if not {"gamma", "beta", UNNAMED} & set(members) else torch
+        return norm_options(torch, keras or {}, torch_is_trained=self.is_torch)
+
 
 def _stated_kind(kernel: Tensor) -> str | None:
     """What a file says of a layer; what wtool makes of names and shapes itself is no evidence."""
     return None if kernel.kind_is_guess else _STATED.get(kernel.kind or "")
 
 
-def _affine(members: Members) -> dict[str, object]:
-    options: dict[str, object] = {}
-    if not {"weight", "gamma"} & set(members):
-        options["scale"] = False
-    if not {"bias", "beta"} & set(members):
-        options["center"] = False
-    return options
+def _is_one_sided(keras: Members) -> bool:
+    """Whether a module is a norm of Keras with one vector only."""
+    leaves = set(keras)
+    stated = any(tensor.kind == "norm" and not tensor.kind_is_guess for tensor in keras.values())
+    return is_unnamed(keras) or (stated and leaves in ({"gamma"}, {"beta"}))
+
+
+def _affine(torch: Members) -> dict[str, object]:
+    """Options of a norm of PyTorch, whose counterpart has what it has."""
+    return {
+        switch: False
+        for switch, leaf in (("scale", "weight"), ("center", "bias"))
+        if leaf not in torch
+    }

@@ -109,7 +109,8 @@ def ordered_kind(
     if kind == "gru":
         return Ordered(kind, {}, against_torch_gru(facts, path, bias))
     if kind in NORMS and shape:
-        return _with_order(kind, kind, facts.permuted(path, shape[-1]), "its elements")
+        found = _with_order(kind, kind, facts.permuted(path, shape[-1]), "its elements")
+        return found if found.options else replace(found, evidence="")
     if kind != "linear" or len(shape) != 2:
         return Ordered(kind)
     inputs, outputs = facts.flattened(path, shape[0]), facts.unflattened(path, shape[1])

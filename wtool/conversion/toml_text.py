@@ -17,7 +17,7 @@ def quote(text: str) -> str:
 
 
 def value_text(value: object) -> str:
-    """A text, a boolean, a number, a list of numbers or a table of texts; a text in brackets is
+    """A text, a boolean, a number, a list of numbers or a table; a text in brackets is
     one already.
     """
     if isinstance(value, str):
@@ -25,7 +25,8 @@ def value_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{quote(key)} = {quote(text)}' for key, text in value.items())} }}"
+        items = (f"{quote(key)} = {value_text(item)}" for key, item in value.items())
+        return f"{{ {', '.join(items)} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(str, value))}]"
     return str(value)

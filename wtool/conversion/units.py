@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wtool.conversion.norm_options import UNNAMED, is_unnamed
 from wtool.layers.names import split_leaf
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def _keras_units(module: str, members: Mapping[str, Tensor], number: int) -> lis
     kinds = {kind for kind, _ in traits}
     known = {leaf for kind in kinds & set(LEAVES) for _, ls in LEAVES[kind] for leaf in ls}
     known |= recurrent if kinds & set(_GATES.values()) else set()
+    known |= {UNNAMED} if is_unnamed(members) else set()
     units = []
     if traits:
         layer = {leaf: tensor for leaf, tensor in members.items() if leaf in known}
@@ -246,10 +248,15 @@ def _keras_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
         return frozenset({("batchnorm", _shape(members, "moving_mean"))})
     if "gamma" in members and "beta" in members:
         return frozenset({("layernorm", _shape(members, "gamma"))})
+    if is_unnamed(members) or (set(members) == {"beta"} and members["beta"].kind == "norm"):
+        # One vector, whose counterpart may be alone too.
+        (tensor,) = members.values()
+        return frozenset({("layernorm", tensor.shape), ("rmsnorm", tensor.shape)})
     for leaf, kind in (("scale", "rmsnorm"), ("gamma", "rmsnorm"), ("alpha", "prelu")):
         if leaf in members:
             shape = tuple(n for n in _shape(members, leaf) if n != 1) or (1,)
-            return frozenset({(kind, shape)})
+            one_sided = leaf == "gamma" and members[leaf].kind == "norm"
+            return frozenset({(kind, shape), *({("layernorm", shape)} if one_sided else ())})
     if "embeddings" in members:
         return frozenset({("embedding", _shape(members, "embeddings"))})
     if "pointwise_kernel" in members:

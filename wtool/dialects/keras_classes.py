@@ -100,6 +100,9 @@ def variable_names(
     elif class_name == "BatchNormalization" and count == 2:
         # Neither scale nor shift: the statistics are always there.
         names = ("moving_mean", "moving_variance")
+    elif class_name == "BatchNormalization" and count == 3:
+        # A scale or a shift, which the file does not tell, before the statistics.
+        names = ("0", "moving_mean", "moving_variance")
     elif switches and count != len(names):
         return None
     return list(names[:count]) if 0 < count <= len(names) else None
