@@ -25,8 +25,10 @@ from safetensors.numpy import save_file
 
 import wtool
 from fixtures import keras_models, torch_models
+from wtool.checkpoint import Checkpoint
 from wtool.cli import run
 from wtool.errors import LossError
+from wtool.writers import plan, save
 from wtool.writers.plans import facts_of
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -115,6 +117,45 @@ def test_keras_files_keep_them_and_keras_loads_it(tmp_path: Path) -> None:
     again = tmp_path / "again.weights.h5"
     wtool.convert(str(like), str(again), template=str(made))
     assert facts(again) == {}
+
+
+def test_an_npz_file_keeps_them_and_numpy_sees_the_arrays_alone(tmp_path: Path) -> None:
+    source = str(FIXTURES / "topics-rnn.pth")
+    made, plain = tmp_path / "made.npz", tmp_path / "plain.npz"
+    wtool.convert(source, str(made), map=mapping(tmp_path), to="keras")
+    assert facts(made) == FACTS
+    tensors = wtool.open(made)
+    with np.load(made, allow_pickle=False) as found:
+        assert found.files == list(tensors.tensors)
+        assert all((found[t.name] == t.load()).all() for t in tensors)
+    with zipfile.ZipFile(made) as archive:
+        assert archive.testzip() is None
+        assert json.loads(archive.comment) == FACTS
+    # From there they go on to other containers, and no further with other tensors.
+    again = tmp_path / "again.safetensors"
+    wtool.convert(str(made), str(again))
+    assert facts(again) == FACTS
+    wtool.convert(str(FIXTURES / "digits-cnn.npz"), str(plain))
+    assert zipfile.ZipFile(plain).comment == b""
+
+
+def test_a_comment_of_another_kind_is_no_fact(tmp_path: Path) -> None:
+    for number, comment in enumerate((b"{", b"[]", b'{"wtool.a": 1, "b": "c"}', b"\xff")):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, a=np.zeros(2))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.comment = comment
+        assert wtool.open(path).metadata == {}
+
+
+def test_facts_that_a_comment_has_no_room_for_are_a_loss(tmp_path: Path) -> None:
+    tensors = {t.name: t for t in wtool.open(FIXTURES / "digits-cnn.npz")}
+    texts = {"wtool.mapping": "m", "wtool.notes": "\u2013" * 20_000}
+    large = Checkpoint("large", "npz", tensors, metadata=texts)
+    planned = plan(large, tmp_path / "large.npz")
+    assert [(loss.kind, loss.name) for loss in planned.losses] == [("metadata", "wtool.notes")]
+    save(large, tmp_path / "large.npz", allow=("metadata",))
+    assert facts(tmp_path / "large.npz") == {"wtool.mapping": "m"}
 
 
 @pytest.mark.parametrize(

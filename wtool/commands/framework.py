@@ -24,7 +24,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow")
 # Containers that are written on a file of the target model.
 _ON_TEMPLATE = ("keras", "tensorflow")
 # Containers that have a place for the facts of a conversion.
-_WITH_FACTS = ("safetensors", "torch", "keras", "tensorflow")
+_WITH_FACTS = ("safetensors", "torch", "keras", "tensorflow", "npz")
 _PAST = ("wtool.mapping", "wtool.notes")
 
 

@@ -88,6 +88,17 @@ def find_directory(source: Source) -> tuple[int, int, int]:
     return count, offset, nbytes
 
 
+def read_comment(source: Source) -> bytes:
+    """The text about the whole archive behind its end record, b"" for none; after
+    `find_directory`, which checks it.
+    """
+    tail_start = max(0, source.size - TAIL_BYTES)
+    tail = bytes(read_bytes(source, tail_start, source.size - tail_start))
+    at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - 18))
+    nbytes = _END.unpack_from(tail, at)[7] if at >= 0 else 0
+    return tail[at + 22 : at + 22 + nbytes] if nbytes else b""
+
+
 def _refuse_second_end(tail: bytes, chosen: int) -> None:
     """Refuse an end record whose comment holds another: readers differ on which one counts."""
     at = tail.find(b"PK\5\6")

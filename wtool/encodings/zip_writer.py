@@ -136,8 +136,11 @@ def lay_out(members: Sequence[tuple[str, int]], alignment: int = 1) -> list[Memb
     return placed
 
 
-def directory(members: Sequence[Member], crcs: Sequence[int]) -> bytes:
-    """The central directory and the records after it, to be written where the last member ends."""
+def directory(members: Sequence[Member], crcs: Sequence[int], comment: bytes = b"") -> bytes:
+    """The central directory and the records after it, to be written where the last member ends.
+
+    comment: about the whole archive, at most MAX16 bytes.
+    """
     start = members[-1].end if members else 0
     entries = b"".join(m.central_entry(c) for m, c in zip(members, crcs, strict=True))
     count, size = len(members), len(entries)
@@ -158,9 +161,17 @@ def directory(members: Sequence[Member], crcs: Sequence[int]) -> bytes:
         ) + struct.pack("<IIQI", 0x07064B50, 0, start + size, 1)
     short = min(count, MAX16)
     tail += struct.pack(
-        "<IHHHHIIH", 0x06054B50, 0, 0, short, short, min(size, MAX32), min(start, MAX32), 0
+        "<IHHHHIIH",
+        0x06054B50,
+        0,
+        0,
+        short,
+        short,
+        min(size, MAX32),
+        min(start, MAX32),
+        len(comment),
     )
-    return entries + tail
+    return entries + tail + comment
 
 
 def _encoded(name: str) -> bytes:

@@ -1,14 +1,15 @@
 """NumPy `.npz`: a zip file of `.npy` members, stored or deflated, in the order of saving.
 
 A member "conv/kernel.npy" is the tensor "conv/kernel". Arrays of Python objects are refused by
-name.
+name. The archive's comment holds the facts of wtool's own conversions; NumPy does not look there.
 """
 
 from __future__ import annotations
 
-from wtool.checkpoint import Checkpoint, build
-from wtool.errors import MalformedInput, WtoolError
+from wtool.checkpoint import FACTS, Checkpoint, build
+from wtool.errors import InputError, MalformedInput, WtoolError
 from wtool.formats import Format, Probe, refuse_root
+from wtool.sources import Source
 
 SUFFIX = ".npy"
 # Members that make a zip file another format's, wherever its arrays come from.
@@ -49,7 +50,21 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
             raise error.locate(tensor=name) from error.__cause__
         tensors.append(tensor)
         notes.extend(remarks)
-    return build(probe.path, FORMAT.name, tensors, notes=tuple(notes))
+    facts = read_facts(directory.source)
+    return build(probe.path, FORMAT.name, tensors, metadata=facts, notes=tuple(notes))
+
+
+def read_facts(source: Source) -> dict[str, str]:
+    """The texts that wtool wrote itself, by name; none in a comment of another kind."""
+    from wtool.encodings import strict_json
+    from wtool.encodings.zip_end import read_comment
+
+    try:
+        found = strict_json.loads(read_comment(source))
+    except InputError:
+        return {}
+    pairs = found.items() if type(found) is dict else ()
+    return {name: text for name, text in pairs if name.startswith(FACTS) and type(text) is str}
 
 
 FORMAT = Format(

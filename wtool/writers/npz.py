@@ -1,18 +1,24 @@
 """Writes NumPy's `.npz`: a zip of stored `.npy` members, each as `numpy.save` writes it.
 
-Data lies on multiples of 64 bytes, so that members can be mapped. Source: NumPy `lib/format.py`.
+Data lies on multiples of 64 bytes, so that members can be mapped. Facts of a conversion are the zip
+file's comment, JSON text: every other member would be an array to NumPy. Source: NumPy
+`lib/format.py`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import struct
+from collections.abc import Mapping
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.dtypes import ML_DTYPES, DType
+from wtool.encodings.zip_writer import MAX16
 from wtool.writers.plans import (
     Plan,
     extras_losses,
+    facts_of,
     metadata_losses,
     refuse_unsupported,
     tie_losses,
@@ -35,17 +41,33 @@ def plan(checkpoint: Checkpoint, path: str | os.PathLike[str], *, untie: bool = 
     """
     path = os.fspath(path)
     refuse_unsupported(list(checkpoint), CONTAINER, _reason_against)
+    facts = _within_limit(facts_of(checkpoint))
     losses = [
         *extras_losses(checkpoint, CONTAINER),
-        *metadata_losses(checkpoint, CONTAINER),
+        *metadata_losses(checkpoint, CONTAINER, kept=facts),
         *([] if untie else tie_losses(checkpoint.aliases, CONTAINER)),
     ]
     records = [
         Record(tensor.name + MEMBER_SUFFIX, npy_header(tensor.dtype, tensor.shape), tensor)
         for tensor in checkpoint
     ]
-    file = zip_file(path, records, ALIGNMENT, tuple(checkpoint.tensors))
+    comment = _comment(facts) if facts else b""
+    file = zip_file(path, records, ALIGNMENT, tuple(checkpoint.tensors), comment)
     return Plan(CONTAINER, (file,), tuple(losses))
+
+
+def _comment(facts: Mapping[str, str]) -> bytes:
+    """ASCII, so that no bytes of it look like a record of the zip file."""
+    return json.dumps(facts).encode("ascii")
+
+
+def _within_limit(facts: Mapping[str, str]) -> dict[str, str]:
+    """Those that a comment has room for, in their order; the others are a loss."""
+    kept: dict[str, str] = {}
+    for name, text in facts.items():
+        if len(_comment({**kept, name: text})) <= MAX16:
+            kept[name] = text
+    return kept
 
 
 def npy_header(dtype: DType, shape: tuple[int, ...]) -> bytes:

@@ -28,22 +28,26 @@ class Record:
 
 
 def zip_file(
-    path: str, records: Sequence[Record], alignment: int, names: tuple[str, ...]
+    path: str,
+    records: Sequence[Record],
+    alignment: int,
+    names: tuple[str, ...],
+    comment: bytes = b"",
 ) -> PlannedFile:
     """The archive of `records`, the data of each on a multiple of `alignment` bytes.
 
-    names: of the tensors that it holds.
+    names: of the tensors that it holds. comment: about the whole archive, at its end.
     """
     members = lay_out([(record.name, record.nbytes) for record in records], alignment)
     end = members[-1].end if members else 0
-    nbytes = end + len(directory(members, [0] * len(members)))
+    nbytes = end + len(directory(members, [0] * len(members), comment))
 
     def write(output: Output) -> None:
         crcs = [
             _write_member(output, member, record)
             for member, record in zip(members, records, strict=True)
         ]
-        output.write(directory(members, crcs))
+        output.write(directory(members, crcs, comment))
 
     return PlannedFile(path, nbytes, write, names)
 
