@@ -30,8 +30,9 @@ CLASSES = [
     *(f"{family}{head}" for family in ("Electra", "Albert", "MobileBert")
       for head in ("Model", "ForPreTraining", "ForMaskedLM", "ForSequenceClassification",
                    "ForTokenClassification", "ForQuestionAnswering")),
-    "RemBertForSequenceClassification", "RoFormerForMaskedLM", "ConvBertForMaskedLM",
-    "DebertaForMaskedLM", "DebertaV2ForTokenClassification", "LayoutLMForMaskedLM",
+    "RemBertForSequenceClassification", "RemBertForMaskedLM", "RoFormerForMaskedLM",
+    "ConvBertForMaskedLM", "DebertaForMaskedLM", "DebertaV2ForTokenClassification",
+    "LayoutLMForMaskedLM",
     "EsmForMaskedLM",
     "GPT2Model", "XLMWithLMHeadModel", "BartModel",
     "ViTForImageClassification", "ResNetForImageClassification", "ConvNextForImageClassification",
@@ -204,6 +205,35 @@ def test_a_weight_normalisation_has_torchs_names_and_shapes(tmp_path: Path) -> N
     }
     model.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))
     assert_equal_outputs(run_tensorflow(twin, name), run_torch(model, name))
+
+
+def test_a_weight_normalisation_of_old_names_goes_both_ways(tmp_path: Path) -> None:
+    name = "HubertModel"
+    settings, model = build_torch(name)
+    state = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for key, value in model.state_dict().items()
+    }
+    assert sum(key.endswith(("weight_g", "weight_v")) for key in state) == 2
+    torch.save(state, tmp_path / "old.pth")
+    twin = build_tensorflow(name, settings)
+    fresh, made, back = (str(tmp_path / n) for n in ("fresh.h5", "made.h5", "back.pth"))
+    twin.save_weights(fresh)
+    before = run_tensorflow(twin, name)
+    assert wtool.convert(str(tmp_path / "old.pth"), made, to="keras", like=fresh).ok
+    twin.load_weights(made)
+    assert_equal_outputs(run_tensorflow(twin, name), run_torch(model, name))
+    assert not np.allclose(run_tensorflow(twin, name)[0], before[0])
+
+    wtool.convert(made, back, to="torch", like=str(tmp_path / "old.pth"))
+    assert_same_tensors(wtool.open(back), wtool.open(tmp_path / "old.pth"))
+    # One of the two alone is no weight normalisation.
+    del state["encoder.pos_conv_embed.conv.weight_g"]
+    torch.save(state, tmp_path / "cut.pth")
+    with pytest.raises(UnsupportedError):
+        wtool.convert(str(tmp_path / "cut.pth"), made, to="keras", like=fresh, force=True)
 
 
 def test_a_decoder_without_a_bias_gets_none(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from wtool.conversion.huggingface_names import (
     name_tensors,
     reason_unread,
     scope_of,
+    with_old_norms,
     without_base,
 )
 from wtool.conversion.toml_text import escape, quote, table
@@ -57,6 +58,12 @@ TIES = (
 )
 # Tables of an encoder and a decoder that are one: what each begins with, and the shared one.
 SHARED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"
+# RemBERT's head has a matrix and a bias of its own, and shares nothing.
+OWN_HEAD = {
+    "rembert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+}
 # Buffers of PyTorch that TensorFlow's classes compute.
 CONSTANTS = (
     (r"(.+\.)?position_ids", "a constant that older versions of transformers saved"),
@@ -113,8 +120,9 @@ def _names_met(b: Checkpoint, present: Mapping[str, Tensor]) -> list[Named]:
     """The names under which all of `b` is in a state dict; none where it is not."""
     named = list(name_tensors(b))
     for form in (named, without_base(named), _read_by_head(b, named)):
-        if all(one.torch_name in present for one in form):
-            return form
+        for spelled in (form, with_old_norms(form)):
+            if all(one.torch_name in present for one in spelled):
+                return spelled
     return []
 
 
@@ -133,7 +141,7 @@ def _names_alone(b: Checkpoint) -> list[Named]:
     if is_bare(scope):
         return without_base(named)
     names = {one.torch_name for one in named}
-    if has_plain_head(scope) or any(mark in names for _, mark, _, _ in TIES):
+    if has_plain_head(scope) or names >= OWN_HEAD or any(m in names for _, m, _, _ in TIES):
         return _read_by_head(b, named)
     raise _hidden_head(b)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ LEAVES = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
+# Leaves of a weight normalisation, the same in TensorFlow and in torch before 2.0.
+OLD_NORM = ("weight_g", "weight_v")
 # Roles of tensors that belong to training, not to the model.
 STATE = ("optimizer", "ema", "other")
 _BARE = re.compile(r"tf.*model(_\d+)?")
@@ -61,16 +63,21 @@ _DOUBTFUL = re.compile(
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor of the TensorFlow side; its module in PyTorch, and its leaf in TensorFlow."""
+    """A tensor of the TensorFlow side; its module in PyTorch, and its leaf in TensorFlow.
+
+    old_norm: the file is of a time when torch named a weight normalisation as TensorFlow does.
+    """
 
     tensor: Tensor
     module: str
     leaf: str
+    old_norm: bool = False
 
     @property
     def torch_name(self) -> str:
         """Its name in a state dict."""
-        leaf = LEAVES.get(self.leaf, self.leaf)
+        own = self.old_norm and self.leaf in OLD_NORM
+        leaf = self.leaf if own else LEAVES.get(self.leaf, self.leaf)
         return f"{self.module}.{leaf}" if self.module else leaf
 
 
@@ -113,6 +120,11 @@ def name_tensors(checkpoint: Checkpoint) -> Iterator[Named]:
         *levels, leaf = levels
         kept = [level.rpartition("___")[2].replace("_._", ".") for level in levels]
         yield Named(tensor, ".".join(level for level in kept if level), leaf)
+
+
+def with_old_norms(named: Sequence[Named]) -> list[Named]:
+    """The names in a file that torch wrote before 2.0."""
+    return [replace(one, old_norm=True) for one in named]
 
 
 def without_base(named: Sequence[Named]) -> list[Named]:
