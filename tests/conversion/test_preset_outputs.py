@@ -24,6 +24,7 @@ import wtool
 from wtool.checkpoint import Checkpoint
 from wtool.conversion.presets import find_preset, presets_for
 from wtool.conversion.verification import convert_layouts
+from wtool.errors import UnsupportedError
 
 # Of the largest output; the largest that was measured is 2.4e-6.
 TOLERANCE = 1e-5
@@ -87,7 +88,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    # Keras numbers the layers of a process: normalization_1 would be another name.
     keras.backend.clear_session()
     yield tmp_path
     torch.set_num_threads(threads)
@@ -174,6 +174,37 @@ def test_both_models_compute_the_same_and_the_way_back_is_bit_equal(
     swap_two_kernels(twin)
     assert error(np.asarray(twin(image, training=False)), expected) > 100 * TOLERANCE
     assert_way_back(wtool.open(made), source)
+
+
+@pytest.mark.slow
+def test_a_second_efficientnet_of_one_process_has_another_name_for_a_layer(folder: Path) -> None:
+    model = build_torch("tf_efficientnet_b0")
+    source, fresh, made, back = (
+        str(folder / n) for n in ("model.pth", "fresh.weights.h5", "made.weights.h5", "back.pth")
+    )
+    torch.save(model.state_dict(), source)
+    shape = (64, 64, 3)
+    keras.applications.EfficientNetB0(weights=None, input_shape=shape)
+    twin = keras.applications.EfficientNetB0(
+        weights=None, input_shape=shape, classifier_activation=None
+    )
+    twin.save_weights(fresh)
+    assert "normalization_1/mean" in wtool.open(fresh).tensors
+    report = wtool.convert(source, made, to="keras", like=fresh)
+    assert any("timm-tf-efficientnet" in line for line in report.footer)
+    twin.load_weights(made)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    image = np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1)) * np.float32(255.0)
+    with torch.no_grad():
+        assert error(np.asarray(twin(image, training=False)), model(x).numpy()) < TOLERANCE
+    assert wtool.convert(made, back, to="torch").ok
+    assert_way_back(wtool.open(made), wtool.open(source))
+
+    # The constants that timm has not are verified under that name too.
+    twin.get_layer("normalization_1").adapt_mean.assign([0.5, 0.5, 0.5])
+    twin.save_weights(made)
+    with pytest.raises(UnsupportedError, match="'normalization_1/mean' is dropped as a constant"):
+        wtool.convert(made, back, to="torch", force=True)
 
 
 def swap_two_kernels(model: Any) -> None:

@@ -22,30 +22,30 @@ def make_named(books: Books) -> None:
     for made in books.mapping.made:
         if made.side != books.to:
             continue
-        extent = _made_extent(books, made)
+        name = made.name_among(books.slots)
+        extent = _made_extent(books, made, name)
         if extent is None:
             continue
-        tensor = Tensor(made.name, made.name, extent)
+        tensor = Tensor(name, name, extent)
         if books.give(tensor, made.label):
             step = Step("made", (), (tensor,), "", made.label, made.label, reason=made.reason)
             books.add(len(books.places), step)
 
 
-def _made_extent(books: Books, made: Made) -> Extent | None:
+def _made_extent(books: Books, made: Made, name: str) -> Extent | None:
+    slot = books.slots.get(name)
     if made.values is not None:
-        if books.template is not None and made.name not in books.slots:
+        if books.template is not None and slot is None:
             return None
         # Keras 3 makes a counter int32 or int64, whatever its backend calls an integer.
-        known = books.slots.get(made.name)
-        dtype = DTYPES[made.dtype] if known is None else known.dtype
+        dtype = DTYPES[made.dtype] if slot is None else slot.dtype
         return constant(dtype, made.shape, *made.values)
-    aside = None if books.sidecar is None else books.sidecar.tensors.get(made.name)
+    aside = None if books.sidecar is None else books.sidecar.tensors.get(name)
     if aside is not None:
-        books.restored.add(made.name)
+        books.restored.add(name)
         return aside.extent
-    slot = books.slots.get(made.name)
     if slot is None:
-        books.fail(made.name, "comes from a template, and none is given", made.label)
+        books.fail(name, "comes from a template, and none is given", made.label)
         return None
     return slot.extent
 

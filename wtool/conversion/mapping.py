@@ -9,6 +9,7 @@
                          (when = NAME: only for a model that has the tensor of that name)
     [[ignore]]           side, name, reason
     [[make]]             side, name, reason, dtype, shape, fill or values, or from_template = true
+                         (also = NAME: what a file may call it instead)
 
 A file is read whole or refused with the line and the rule that is wrong.
 """
@@ -261,13 +262,14 @@ class _Loader:
         return Ignored(label, side, name, str(row["reason"]))
 
     def _made(self, row: dict[str, Any], label: str) -> Made:
-        optional = {"reason", "dtype", "shape", "fill", "values", "from_template"}
+        optional = {"reason", "dtype", "shape", "fill", "values", "from_template", "also"}
         self._check_keys(row, "make", {"side", "name"}, optional)
         if ("fill" in row) + ("values" in row) + (row.get("from_template") is True) != 1:
             raise MalformedInput("says one of fill, values and from_template = true")
         (name,) = self._templates(self._side_name(row), [row["name"]])
         if name.literal is None:
             raise MalformedInput("makes one tensor, with one name", found=row["name"])
+        also = self._templates(self._side_name(row), [row["also"]])[0] if "also" in row else None
         shape = row.get("shape", [])
         values = [row["fill"]] if "fill" in row else row.get("values")
         dtype = row.get("dtype", "float32")
@@ -293,6 +295,7 @@ class _Loader:
             dtype,
             tuple(shape),
             None if values is None else tuple(float(v) for v in values),
+            also,
         )
 
     def _templates(self, side: SideName, texts: list[Any]) -> tuple[Template, ...]:

@@ -170,7 +170,7 @@ def _is_extra(preset: Mapping, side: SideName, name: str) -> bool:
     named: list[Template] = [rule.name for rule in preset.ties if rule.side == side]
     named += [rule.name for rule in preset.ignored if rule.side == side]
     return any(template.match(name) is not None for template in named) or any(
-        made.side == side and made.name == name for made in preset.made
+        made.side == side and made.names(name) for made in preset.made
     )
 
 
@@ -250,4 +250,4 @@ def _why(preset: Mapping, side: SideName, name: str) -> str:
     for tied in preset.ties:
         if tied.side == side and tied.name.match(name) is not None:
             return f"tied to {tied.same_as.text}"
-    return next((m.reason for m in preset.made if (m.side, m.name) == (side, name)), "made")
+    return next((m.reason for m in preset.made if m.side == side and m.names(name)), "made")

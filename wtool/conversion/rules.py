@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
 from typing import Literal
@@ -107,6 +108,7 @@ class Made:
     """A tensor that one side has and the other cannot give: a constant, or the template's own.
 
     values: one number for all elements or one each; None: taken from the template.
+    also: other names that a file may have for it; it is made under the first where none is known.
     """
 
     label: str
@@ -116,6 +118,18 @@ class Made:
     dtype: str = "float32"
     shape: tuple[int, ...] = ()
     values: tuple[float, ...] | None = None
+    also: Template | None = None
+
+    def names(self, name: str) -> bool:
+        """Whether a tensor of that name is the one."""
+        return name == self.name or (self.also is not None and self.also.match(name) is not None)
+
+    def name_among(self, names: Iterable[str]) -> str:
+        """What it is called in a file of these names: the one that fits, else its first name."""
+        if self.also is None:
+            return self.name
+        found = [name for name in names if self.names(name)]
+        return found[0] if len(found) == 1 else self.name
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,13 @@ def drop_named(books: Books) -> None:
                     if owner not in books.source.tensors:
                         books.fail(tensor.name, f"is tied to '{owner}', which is not there")
     for made in books.mapping.made:
-        found = books.source.tensors.get(made.name)
+        found = books.source.tensors.get(made.name_among(books.source.tensors))
         if made.side != books.origin or found is None:
             continue
-        if books.claim(made.name, made.label):
+        if books.claim(found.name, made.label):
             books.leave("dropped", found, made.label, made.reason)
             if made.values is None:
-                books.aside.append(made.name)
+                books.aside.append(found.name)
 
 
 def claim_bookkeeping(books: Books) -> None:

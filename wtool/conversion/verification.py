@@ -57,7 +57,7 @@ def _false_ties(outcome: Outcome) -> Iterator[Open]:
 def _false_fills(outcome: Outcome) -> Iterator[Open]:
     """Tensors that are dropped because they hold a stated value, and do not."""
     fills = {block.label: block for block in outcome.mapping.blocks}
-    made = {item.name: item for item in outcome.mapping.made if item.side != outcome.to}
+    made = {item.label: item for item in outcome.mapping.made if item.side != outcome.to}
     for step in outcome.steps:
         if step.status != "dropped" or step.lossy:
             continue
@@ -73,8 +73,8 @@ def _false_fills(outcome: Outcome) -> Iterator[Open]:
                 if not any(fill is not None and _is_filled(tensor, fill) for fill in wanted):
                     shown = ", ".join(f"{fill:g}" for fill in wanted if fill is not None)
                     yield Open(tensor.name, f"is dropped as {shown}, and is not", step.label)
-            elif tensor.name in made and made[tensor.name].values is not None:
-                item = made[tensor.name]
+            elif step.label in made and made[step.label].values is not None:
+                item = made[step.label]
                 expected = constant(tensor.dtype, item.shape, *(item.values or ()))
                 if not same_bits(tensor.extent, expected):
                     yield Open(tensor.name, "is dropped as a constant, and is another", step.label)
