@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wtool.conversion.mapping import parse_mapping, read_mapping
-from wtool.errors import MalformedInput, MissingInput, UnsafeInput
+from wtool.errors import MalformedInput, MissingInput, UnsafeInput, UsageError
 
 HEAD = """[mapping]
 name = "m"
@@ -33,7 +33,7 @@ def refuse(text: str) -> str:
         (HEAD.replace("torch", "caffe"), "a names no framework"),
         (HEAD.replace('"torch"', '"torch", sep = ":"'), "a sep"),
         (HEAD.replace('name = "m"', 'name = "m"\nschema = 2'), "unknown schema"),
-        (HEAD + "[const]\nheads = true\n" + LINEAR, "constant 'heads' is a number"),
+        (HEAD + "[const]\nheads = true\n" + LINEAR, "constant 'heads' at line 5 is a number"),
         (HEAD + "[layer]\nkind = 'linear'\n", "[[layer]] is a list of tables"),
         (HEAD + LINEAR + "\n" + LINEAR.replace("linear", "dense"), "[[layer]] at line 10: no kind"),
         (HEAD + LINEAR + "heads = 2\n", "line 5: a layer of kind 'linear' has no option 'heads'"),
@@ -77,6 +77,73 @@ def refuse(text: str) -> str:
 )
 def test_a_mistake_is_named_with_its_line(text, message):
     assert message in refuse(text)
+
+
+MAKE = '[[make]]\nside = "b"\nname = "x"\n'
+FLATTEN = LINEAR.replace("linear", "linear_flatten")
+NORM, MHA, GRU = (LINEAR.replace("linear", kind) for kind in ("batchnorm", "mha", "gru"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *(
+            (FLATTEN + f"chw = {chw}\n", "line 5: option 'chw' cannot be that")
+            for chw in ("4", "true", "[]", "[4]", "[1.5, 2, 2]", "[-4, -1, 1]", "[[1, 2], 3]",
+                        '["a", "b"]', "{ a = 1 }")
+        ),
+        (FLATTEN + 'chw = "flat"\n', "line 5: option 'chw' names no constant: found flat"),
+        *(
+            (NORM + f"chw = {chw}\n", "option 'chw' cannot be that")
+            for chw in ('"flat"', "3", "{}")
+        ),
+        *(
+            (MHA + f"heads = {heads}\n", "option 'heads' cannot be that")
+            for heads in ("0", "[1, 2]", "{ a = 2 }", "2.0")
+        ),
+        (GRU + "suffix = 3\n", "option 'suffix' cannot be that"),
+        (NORM + 'scale = "no"\n', "option 'scale' cannot be that"),
+        (LINEAR + 'weight_norm = ["hook"]\n', "option 'weight_norm' cannot be that"),
+        (LINEAR + 'b_names = { kernl = "w" }\n', "b_names has no leaf 'kernl' to name"),
+        (LINEAR + 'a_names = { kernel = "w" }\n', "a_names has no leaf 'kernel' to name"),
+        *(
+            (LINEAR + f'bias = {{ only = "a", fill = {fill} }}\n', "option 'bias' cannot be read")
+            for fill in ("nan", "inf", "true", "'x'")
+        ),
+        (LINEAR + 'note = ["a", "b"]\n', "line 5: note is a text"),
+        (LINEAR + "note = []\n", "line 5: note is a text"),
+        (LINEAR + "evidence = 3\n", "line 5: evidence is a text"),
+        ('[[rule]]\na = "x"\nb = "y"\noptional = "yes"\n', "line 5: optional is true or false"),
+        ('[[rule]]\na = "x"\nb = "y"\nreverse = "no"\n', "line 5: reverse is true or false"),
+        (LINEAR + MAKE + "fill = 1000\ndtype = 'int8'\n", "line 9: int8 does not hold the value"),
+        (LINEAR + MAKE + "fill = 0.5\ndtype = 'int32'\n", "line 9: int32 does not hold the value"),
+        (LINEAR + MAKE + "fill = nan\n", "line 9: float32 does not hold the value"),
+        (LINEAR + MAKE + "fill = 1e300\n", "line 9: float32 does not hold the value"),
+        (LINEAR + MAKE + "fill = 1\ndtype = ['a']\n", "line 9: no such type of numbers"),
+        (LINEAR + MAKE + "fill = 1\nalso = 3\n", "line 9: also is a text"),
+        ("[const]\nheads = true\n" + LINEAR, "constant 'heads' at line 5 is a number"),
+        ("[extra]\n" + LINEAR, "no table 'extra' at line 5"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_and_not_ignored(text, message):
+    assert message in refuse(HEAD + text)
+
+
+def test_a_framework_that_is_no_text_is_refused():
+    assert "a names no framework" in refuse(HEAD.replace('"torch"', '["torch"]') + LINEAR)
+
+
+def test_a_header_inside_a_text_moves_no_line():
+    text = "notes = ['''\n[[layer]]\n''']\n"
+    assert "[[layer]] at line 8: no kind" in refuse(HEAD + text + LINEAR.replace("linear", "dense"))
+
+
+def test_a_constant_of_the_caller_that_nothing_takes_is_refused():
+    text = HEAD + "[const]\nheads = 2\n" + LINEAR.replace("linear", "mha") + 'heads = "heads"\n'
+    with pytest.raises(UsageError, match="nothing takes the constant 'haeds'"):
+        parse_mapping(text, constants={"haeds": 4})
+    rule = '[[rule]]\na = "x"\nb = "y"\nop = ["unflatten 0 parts -1"]\n'
+    parse_mapping(HEAD + rule, constants={"parts": 4})
 
 
 def test_notes_of_blocks_are_notes_of_the_mapping():

@@ -17,6 +17,7 @@ from wtool.conversion.contradictions import CONV1D_NAMES
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
+from wtool.conversion.layer_options import refuse_unused
 from wtool.conversion.layer_rules import KINDS, NORMS
 from wtool.conversion.norm_options import UNNAMED, WHICH, is_unnamed, norm_options
 from wtool.conversion.operation_text import Constant
@@ -132,6 +133,7 @@ def generic_mapping(
             path=source.path,
             hint="give --like a file of the target model, --map, or --assume 'PATTERN=KIND'",
         )
+    refuse_unused(constants or {}, (block.kind for block in blocks), ())
     return Mapping("same module paths", {"a": side_a, "b": side_b}, tuple(blocks))
 
 

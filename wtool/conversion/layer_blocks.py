@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from wtool.conversion.layer_options import check_names, check_value
 from wtool.conversion.layer_rules import (
     ELEMENTS,
     IMPOSSIBLE,
@@ -69,8 +71,14 @@ def expand_layer(
             raise MalformedInput(
                 f"side {side} of kind '{kind}' takes {count} names", found=len(paths[side])
             )
+    for name in ("scale", "center", "weight_norm"):
+        if name in options:
+            check_value(name, options[name])
     settings = _settings(kind, layer, options, constants)
     rows = _rows(kind, layer, options)
+    sides_in_order: tuple[SideName, SideName] = ("a", "b")
+    for side in sides_in_order:
+        check_names(side, _names_option(side, options), rows, left=side == left)
     chw = settings["chw"] if "rank" in settings else ()
     parts = tuple(_part(row, left, paths, sides, options, settings, layer) for row in rows)
     present = {part.name for part in parts if part.only is None}
@@ -131,11 +139,14 @@ def _settings(
                 f"a layer of kind '{kind}' needs '{name}', which no weight file says",
                 hint=f"give {name} = ... in the layer or --set {name}=...",
             )
+        if value != ():
+            check_value(name, value)
         settings[name] = value  # type: ignore[assignment]
     if kind in NORMS and "chw" in options:
         given: Any = options["chw"]
         named = type(given) is str and given in constants
         settings["chw"] = constants[given] if named else given
+        check_value("chw", settings["chw"])
     if "chw" in settings and not isinstance(settings["chw"], int | float | str):
         rank = len(settings["chw"])
         settings["last"], settings["rank"] = rank - 1, rank
@@ -219,7 +230,7 @@ def _fill_option(part: str, given: object) -> tuple[SideName, float]:
     """`bias = { only = "b", fill = 0.0 }` taken apart."""
     if isinstance(given, dict) and set(given) == {"only", "fill"}:
         only, fill = given["only"], given["fill"]
-        if only in ("a", "b") and isinstance(fill, int | float):
+        if only in ("a", "b") and type(fill) in (int, float) and math.isfinite(fill):
             return only, float(fill)
     raise MalformedInput(
         f"option '{part}' cannot be read", expected='{ only = "a" or "b", fill = NUMBER }'

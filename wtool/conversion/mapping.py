@@ -17,13 +17,13 @@ A file is read whole or refused with the line and the rule that is wrong.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from typing import Any, TypeVar
 
 from wtool.conversion.layer_blocks import expand_layer
+from wtool.conversion.layer_options import holds, refuse_unused
 from wtool.conversion.operation_text import Constant, parse_operations
 from wtool.conversion.operations import invert_all
 from wtool.conversion.rules import (
@@ -38,6 +38,7 @@ from wtool.conversion.rules import (
     Tied,
 )
 from wtool.conversion.templates import Template, link
+from wtool.conversion.toml_text import header_lines
 from wtool.dtypes import DTYPES
 from wtool.errors import MalformedInput, UnsafeInput
 from wtool.sources import FileSource, read_bytes
@@ -92,7 +93,7 @@ class _Loader:
     ) -> None:
         self.tables = tables
         self.path = path
-        self.lines = _header_lines(text)
+        self.lines = header_lines(text)
         self.constants: dict[str, Constant] = {}
         self.sides: dict[SideName, Side] = {}
         self.overrides = constants
@@ -101,7 +102,9 @@ class _Loader:
     def load(self) -> Mapping:
         unknown = sorted(set(self.tables) - set(_TABLES))
         if unknown:
-            raise MalformedInput(f"no table '{unknown[0]}'", expected=", ".join(_TABLES))
+            raise MalformedInput(
+                f"no table '{unknown[0]}'{self._at(unknown[0])}", expected=", ".join(_TABLES)
+            )
         head = self._table("mapping")
         self._check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "about"})
         if head.get("schema", SCHEMA) != SCHEMA:
@@ -114,8 +117,9 @@ class _Loader:
         ]
         if not blocks:
             raise MalformedInput("mapping has no [[layer]] and no [[rule]]")
+        self._refuse_unused(blocks)
         return Mapping(
-            str(head["name"]),
+            self._text(head["name"], "name"),
             self.sides,
             tuple(blocks),
             tuple(self._each("tied", self._tied)),
@@ -124,8 +128,26 @@ class _Loader:
             notes=(*self._texts(head.get("notes", []), "notes"), *self.notes),
             constants=dict(self.constants),
             path=self.path,
-            about=str(head.get("about", "")),
+            about=self._text(head.get("about", ""), "about"),
         )
+
+    def _refuse_unused(self, blocks: list[Block]) -> None:
+        """Constants of the caller are the file's own, options of its layers, or in its rules."""
+        rules = (row for row in self.tables.get("rule", []))
+        words = {
+            word
+            for row in rules
+            for op in self._texts(row.get("op", []), "op")
+            for word in op.split()
+        }
+        words |= {part for word in words for part in word.lstrip("-").split(":")}
+        stated = self.tables.get("const", {})
+        refuse_unused(self.overrides, (block.kind for block in blocks), {*stated, *words})
+
+    def _at(self, table: str) -> str:
+        """Where the table begins, as far as its header stands on a line of its own."""
+        lines = self.lines.get(table)
+        return f" at line {lines[0]}" if lines else ""
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.tables.get(name, {})
@@ -134,23 +156,26 @@ class _Loader:
         return table
 
     def _side(self, given: Any, side: SideName) -> Side:
-        if not isinstance(given, dict) or given.get("framework") not in FRAMEWORKS:
+        framework = given.get("framework") if isinstance(given, dict) else None
+        if not isinstance(framework, str) or framework not in FRAMEWORKS:
             raise MalformedInput(
                 f"[mapping] {side} names no framework",
                 expected=f"{{ framework = ... }} of {', '.join(FRAMEWORKS)}",
             )
         self._check_keys(given, f"mapping] [{side}", {"framework"}, {"sep"})
-        separator = given.get("sep", FRAMEWORKS[given["framework"]])
+        separator = given.get("sep", FRAMEWORKS[framework])
         if separator not in (".", "/"):
             raise MalformedInput(f"[mapping] {side} sep", expected="'.' or '/'", found=separator)
-        return Side(given["framework"], separator)
+        return Side(framework, separator)
 
     def _read_constants(self) -> None:
         stated = self._table("const")
         for name, value in {**stated, **self.overrides}.items():
             items = list(value) if isinstance(value, list | tuple) else [value]
             if not items or not all(type(item) in (int, float) for item in items):
-                raise MalformedInput(f"constant '{name}' is a number or a list of them")
+                raise MalformedInput(
+                    f"constant '{name}'{self._at('const')} is a number or a list of them"
+                )
             self.constants[name] = value
 
     def _each(self, table: str, read: Callable[[dict[str, Any], str], _T]) -> list[_T]:
@@ -180,7 +205,7 @@ class _Loader:
             options={k: v for k, v in row.items() if k not in fixed},
             constants=self.constants,
             label=f"{label} ({row['kind']})",
-            evidence=str(row.get("evidence", "mapping")),
+            evidence=self._text(row.get("evidence", "mapping"), "evidence"),
         )
         self._check_lossy(row, block, declared_by_kind=True)
         self._keep_note(row)
@@ -196,8 +221,9 @@ class _Loader:
         }
         names = link(texts, {side: self.sides[side].separator for side in texts})
         forward = parse_operations(self._texts(row.get("op", []), "op"), self.constants)
-        backward = None if row.get("reverse") is False else invert_all(forward)
-        if backward is None and row.get("reverse") is not False:
+        both_ways = self._switch(row, "reverse", True)
+        backward = invert_all(forward) if both_ways else None
+        if backward is None and both_ways:
             raise MalformedInput(
                 f"op = {[op.text for op in forward]} cannot be undone",
                 hint="give the sizes (flatten FIRST LAST of SIZE...), or say reverse = false",
@@ -206,9 +232,11 @@ class _Loader:
             "tensor",
             names,
             {"b": forward, "a": backward},
-            required=row.get("optional") is not True,
+            required=not self._switch(row, "optional", False),
         )
-        block = Block(label, "rule", (part,), str(row.get("evidence", "mapping")))
+        block = Block(
+            label, "rule", (part,), self._text(row.get("evidence", "mapping"), "evidence")
+        )
         self._check_lossy(row, block, declared_by_kind=False)
         self._keep_note(row)
         return [block]
@@ -216,7 +244,7 @@ class _Loader:
     def _keep_note(self, row: dict[str, Any]) -> None:
         """A note of one block, under the name that it is about."""
         if "note" in row:
-            (note,) = self._texts(row["note"], "note")
+            note = self._text(row["note"], "note")
             self.notes.append(f"{', '.join(self._texts(row['a'], 'a'))}: {note}")
 
     def _check_lossy(self, row: dict[str, Any], block: Block, *, declared_by_kind: bool) -> None:
@@ -229,7 +257,11 @@ class _Loader:
             for word in part.lossy(side).split(", ")
             if word
         }
-        declared = {word.strip() for word in str(row.get("lossy", "")).split(",") if word.strip()}
+        declared = {
+            word.strip()
+            for word in self._text(row.get("lossy", ""), "lossy").split(",")
+            if word.strip()
+        }
         if declared - lost:
             raise MalformedInput(
                 "declares a loss that its operations do not have",
@@ -251,15 +283,16 @@ class _Loader:
         (same_as,) = link({side: texts[1:]}, separators, texts[:1])[side]
         if not same_as.variables <= name.variables:
             raise MalformedInput(f"'{same_as.text}' has variables that '{name.text}' does not tell")
-        return Tied(label, side, name, same_as, str(row.get("when", "")))
+        return Tied(label, side, name, same_as, self._text(row.get("when", ""), "when"))
 
     def _ignored(self, row: dict[str, Any], label: str) -> Ignored:
         self._check_keys(row, "ignore", {"side", "name", "reason"}, set())
         side = self._side_name(row)
         (name,) = self._templates(side, [row["name"]])
-        if not str(row["reason"]).strip():
+        reason = self._text(row["reason"], "reason")
+        if not reason.strip():
             raise MalformedInput("leaves a tensor out and gives no reason", found=row["name"])
-        return Ignored(label, side, name, str(row["reason"]))
+        return Ignored(label, side, name, reason)
 
     def _made(self, row: dict[str, Any], label: str) -> Made:
         optional = {"reason", "dtype", "shape", "fill", "values", "from_template", "also"}
@@ -269,13 +302,21 @@ class _Loader:
         (name,) = self._templates(self._side_name(row), [row["name"]])
         if name.literal is None:
             raise MalformedInput("makes one tensor, with one name", found=row["name"])
-        also = self._templates(self._side_name(row), [row["also"]])[0] if "also" in row else None
+        also = (
+            self._templates(self._side_name(row), [self._text(row["also"], "also")])[0]
+            if "also" in row
+            else None
+        )
         shape = row.get("shape", [])
         values = [row["fill"]] if "fill" in row else row.get("values")
         dtype = row.get("dtype", "float32")
         if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
             raise MalformedInput("shape is a list of sizes", found=shape)
-        if dtype not in DTYPES or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
+        if (
+            not isinstance(dtype, str)
+            or dtype not in DTYPES
+            or DTYPES[dtype].kind not in ("float", "int", "uint", "bool")
+        ):
             raise MalformedInput("no such type of numbers", found=dtype)
         count = 1
         for size in shape:
@@ -287,11 +328,14 @@ class _Loader:
             or count > MAX_ELEMENTS
         ):
             raise MalformedInput(f"values are {count} numbers, or one for all")
+        for value in values or ():
+            if not holds(DTYPES[dtype], value):
+                raise MalformedInput(f"{dtype} does not hold the value", found=value)
         return Made(
             label,
             self._side_name(row),
             name.literal,
-            str(row.get("reason", "the other side has none")),
+            self._text(row.get("reason", "the other side has none"), "reason"),
             dtype,
             tuple(shape),
             None if values is None else tuple(float(v) for v in values),
@@ -305,6 +349,17 @@ class _Loader:
         if row["side"] not in ("a", "b"):
             raise MalformedInput("side is 'a' or 'b'", found=row["side"])
         return "a" if row["side"] == "a" else "b"
+
+    def _text(self, value: Any, what: str) -> str:
+        if not isinstance(value, str):
+            raise MalformedInput(f"{what} is a text", found=value)
+        return value
+
+    def _switch(self, row: dict[str, Any], name: str, default: bool) -> bool:
+        value = row.get(name, default)
+        if type(value) is not bool:
+            raise MalformedInput(f"{name} is true or false", found=value)
+        return value
 
     def _texts(self, value: Any, what: str) -> list[str]:
         items = value if isinstance(value, list) else [value]
@@ -325,13 +380,3 @@ class _Loader:
                     f"[{table}] has no key '{unknown[0]}'",
                     expected=", ".join(sorted(needed | optional)),
                 )
-
-
-def _header_lines(text: str) -> dict[str, list[int]]:
-    """Line numbers, from 1, of the headers of each list of tables; tomllib keeps none."""
-    lines: dict[str, list[int]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\[\s*(\w+)\s*\]\]", line)
-        if header:
-            lines.setdefault(header.group(1), []).append(number)
-    return lines

@@ -35,3 +35,19 @@ def value_text(value: object) -> str:
 def table(header: str, **entries: object) -> list[str]:
     """The lines of one `[[header]]`."""
     return [f"[[{header}]]", *(f"{key} = {value_text(value)}" for key, value in entries.items())]
+
+
+def header_lines(text: str) -> dict[str, list[int]]:
+    """Line numbers, from 1, of the headers of each table; tomllib keeps none.
+
+    What stands in a text of several lines is no header.
+    """
+    lines: dict[str, list[int]] = {}
+    inside = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        header = re.match(r"\s*\[\[?\s*[\"']?(\w+)[\"']?\s*\]", line)
+        if header and not inside:
+            lines.setdefault(header.group(1), []).append(number)
+        for mark in re.findall(r'"""|\'\'\'', line.partition("#")[0] if not inside else line):
+            inside = "" if inside == mark else inside or mark
+    return lines
