@@ -407,3 +407,54 @@ def test_pictures_with_channels_first_lie_as_in_pytorch() -> None:
     # Flatten itself moves the channels last where it is told that they are first.
     assert orders(data_format="channels_last") == ()
     assert orders(data_format="channels_first") == (5, 4, 6)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("after a pooling", "may follow Flatten, whose order differs"),
+        ("a norm between", "may follow Flatten, whose order differs"),
+        ("before a reshape", "may come before a Reshape to pictures"),
+    ],
+)
+def test_without_a_configuration_what_stands_beside_pictures_is_asked(
+    name: str, question: str, ordered: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_keras, make_torch = MODELS[name]
+    twin, model = make_keras(keras), make_torch()
+    randomise(twin)
+    source = str(tmp_path / ("source.pth" if ordered else "source.safetensors"))
+    if ordered:
+        torch.save(model.state_dict(), source)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(model.state_dict(), source)
+    like, made = str(tmp_path / "like.weights.h5"), tmp_path / "made.weights.h5"
+    twin.save_weights(like)
+    for files in ((source, str(made), "--to", "keras"), (like, str(made), "--to", "torch")):
+        other = like if files[0] == source else source
+        assert run(["convert", *files, "--like", other]) == 4
+        assert question in capsys.readouterr().err
+        assert not made.exists()
+    rows = {row["source"]: row for row in wtool.map(source, like).rows}
+    assert rows["fc.weight"]["grade"] == "ambiguous"
+    assert "pictures" in rows["fc.weight"]["evidence"]
+
+
+@pytest.mark.parametrize("name", ["after a pooling", "before a reshape", "a norm between"])
+def test_the_same_trained_weights_say_how_pictures_lie(name: str, tmp_path: Path) -> None:
+    make_keras, make_torch = MODELS[name]
+    twin, model = make_keras(keras), make_torch()
+    randomise(twin)
+    source, made = saved(twin, tmp_path, ".keras"), str(tmp_path / "made.pth")
+    torch.save(model.state_dict(), tmp_path / "fresh.pth")
+    wtool.convert(
+        source, made, to="torch", like=str(tmp_path / "fresh.pth"), allow=("extras", "metadata")
+    )
+    twin.save_weights(tmp_path / "twin.weights.h5")
+    report = wtool.map(made, str(tmp_path / "twin.weights.h5"))
+    kinds = {row["source"]: (row["kind"], row["evidence"]) for row in report.rows}
+    kind = "linear_unflatten" if name == "before a reshape" else "linear_flatten"
+    assert kinds["fc.weight"] == (kind, "same values")

@@ -203,3 +203,22 @@ def test_wtool_map_grades_the_vector_by_what_decides_it(tmp_path: Path) -> None:
     # Turned round, the values of PyTorch's file are fresh ones, and say nothing.
     turned = wtool.map(str(tmp_path / "like.weights.h5"), source)
     assert {row["grade"] for row in turned.rows if "norm" in (row["target"] or "")} == {"ambiguous"}
+
+
+@pytest.mark.parametrize("missing", ["weight", "bias", "running_mean", "running_var"])
+def test_a_tensor_that_pytorchs_norm_lacks_is_not_made(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch_model(nn.BatchNorm2d(8), "scale").state_dict()
+    del state[f"norm.{missing}"]
+    source, like = str(tmp_path / "source.pth"), str(tmp_path / "like.keras")
+    torch.save(state, source)
+    L = keras.layers
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3, name="conv")(image)
+    keras.Model(image, L.BatchNormalization(name="norm")(x)).save(like)
+    made = tmp_path / "made.weights.h5"
+    assert run(["convert", source, str(made), "--to", "keras", "--like", like]) == 4
+    leaf = {"running_mean": "moving_mean", "running_var": "moving_variance"}.get(missing, missing)
+    assert leaf in capsys.readouterr().err
+    assert not made.exists()

@@ -204,15 +204,16 @@ def _certain(
     """What `wtool map` finds between the two, where every match is certain; else what stands
     against the layouts of layers that are known to be the same, None where others are open.
     """
-    from wtool.conversion.drafts import FLATTEN, draft, propose, rows
+    from wtool.conversion.drafts import draft, propose, rows
     from wtool.conversion.mapping import parse_mapping
+    from wtool.conversion.suspects import SUSPICIONS
     from wtool.conversion.units import is_torch
 
     if is_torch(source) == is_torch(template):
         return None
     a, b = (source, template) if is_torch(source) else (template, source)
     proposal = propose(a, b, values=False, a_is_source=a is source)
-    against = {name: why for name, why in proposal.undecided.items() if why != FLATTEN}
+    against = {name: why for name, why in proposal.undecided.items() if why not in SUSPICIONS}
     if against and proposal.pairing.is_complete:
         shown = "; ".join(f"'{name}' {why}" for name, why in against.items())
         return f"the layers are matched to the target, and not all layouts are known: {shown}"

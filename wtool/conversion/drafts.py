@@ -14,6 +14,7 @@ from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_uni
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
 from wtool.conversion.norm_options import norm_options
+from wtool.conversion.suspects import AFTER, BEFORE, EITHER, after_flatten, before_pictures
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
@@ -21,8 +22,6 @@ from wtool.errors import counted
 
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
-
-FLATTEN = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ def propose(
         ordered=in_stored_order(a) and in_stored_order(b),
     )
     layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
-    suspects = _after_flatten(units_a, ordered=in_stored_order(a))
+    is_ordered = in_stored_order(a)
+    behind = after_flatten(units_a, ordered=is_ordered)
+    before = before_pictures(units_a, ordered=is_ordered)
     facts = facts_of(b)
     undecided: dict[str, str] = {}
     evidence: dict[str, str] = {}
@@ -89,9 +90,13 @@ def propose(
                     options |= norm
             layouts[match.a.label] = (stated.kind, options)
             evidence[match.a.label] = stated.evidence
-            suspect = kind == "linear" and match.a.label in suspects and not stated.settled
-            if stated.problem or suspect:
-                undecided[match.a.label] = stated.problem or FLATTEN
+            why = stated.problem
+            if kind == "linear" and not why:
+                after = match.a.label in behind and not stated.inputs
+                ahead = match.a.label in before and not stated.outputs
+                why = EITHER if after and ahead else AFTER if after else BEFORE if ahead else ""
+            if why:
+                undecided[match.a.label] = why
     return Proposal(a, b, pairing, layouts, undecided, evidence, accept_ordered)
 
 
@@ -102,8 +107,8 @@ def rows(proposal: Proposal) -> list[dict[str, Any]]:
         kind, options = proposal.layouts[match.a.label]
         why = proposal.undecided.get(match.a.label, "")
         for sources, targets in _tensor_names(match, kind, options):
-            # Of a dense layer the bias is sure.
-            doubt = why and (kind != "linear" or any(n.endswith("weight") for n in sources))
+            # Behind a Flatten the bias is sure.
+            doubt = why and (why != AFTER or any(n.endswith("weight") for n in sources))
             found.append(
                 {
                     "a": ", ".join(sources) or None,
@@ -150,45 +155,6 @@ def _tensor_names(
         names = [t.name for t in left if t], [t.name for t in right if t]
         if names[0] or names[1]:
             yield names
-
-
-def _after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
-    """Linear layers whose inputs may be flattened pictures.
-
-    Their number is a multiple of a convolution's channels, and no other layer is so wide: or the
-    layer just before, where the units are `ordered` as the model defines them, is a convolution of
-    fewer channels.
-    """
-    channels: set[int] = set()
-    widths: dict[int, set[str]] = {}
-    for unit in units:
-        for kind, shape in unit.traits:
-            if shape and kind not in ("raw", "embedding"):
-                widths.setdefault(shape[-1], set()).add(unit.label)
-            if kind in ("conv", "depthwise"):
-                channels.add(shape[-1])
-    found = set()
-    before: Unit | None = None
-    for unit in units:
-        linear = next((shape for kind, shape in unit.traits if kind == "linear"), None)
-        if linear is not None:
-            wide = linear[0]
-            explained = bool(widths.get(wide, set()) - {unit.label})
-            beside = (
-                ordered
-                and before is not None
-                and any(
-                    kind in ("conv", "depthwise", "batchnorm")
-                    and wide % shape[-1] == 0
-                    and wide != shape[-1]
-                    for kind, shape in before.traits
-                )
-            )
-            multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
-            if beside or (multiple and not explained):
-                found.add(unit.label)
-        before = unit
-    return found
 
 
 def draft(proposal: Proposal, name: str) -> str:
@@ -242,9 +208,14 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
         ]
     else:
         if why and kind == "linear":
-            kind = "linear_flatten"
             options = {"chw": "[C, H, W]"}
-            lines.append('# linear_flatten where it follows a Flatten of (C, H, W), else "linear"')
+            kind = "linear_unflatten" if why == BEFORE else "linear_flatten"
+            if why != BEFORE:
+                lines.append(
+                    '# linear_flatten where it follows a Flatten of (C, H, W), else "linear"'
+                )
+            if why in (BEFORE, EITHER):
+                lines.append("# linear_unflatten where it comes before a Reshape to (C, H, W)")
         renamed: dict[str, object] = {**stored_leaves(match.b.path, match.b.members)}
         renamed |= options.get("b_names", {})  # type: ignore[call-overload]
         body = [

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.contradictions import CONV1D_NAMES
+from wtool.conversion.inference import in_stored_order
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
@@ -22,7 +23,9 @@ from wtool.conversion.layer_rules import KINDS, NORMS
 from wtool.conversion.norm_options import UNNAMED, WHICH, is_unnamed, norm_options
 from wtool.conversion.operation_text import Constant
 from wtool.conversion.rules import Block, Mapping, Side, SideName
+from wtool.conversion.suspects import after_flatten, before_pictures, produced_widths
 from wtool.conversion.toml_text import escape
+from wtool.conversion.units import cut
 from wtool.errors import MalformedInput, UnsupportedError, UsageError, counted, shorten
 from wtool.layers.names import split_leaf
 
@@ -37,8 +40,10 @@ _STATED = {
     "depthwise": "depthwise",
     "embedding": "embedding",
 }
-_FLATTEN = "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
-# Leaves that tell how many inputs and outputs a Dense has, and how many elements a norm.
+_FLATTEN = "may follow Flatten, whose order differs"
+_RESHAPE = "may come before a Reshape to pictures"
+# Leaves that tell how many inputs and outputs a Dense has, and how many elements a norm; the first
+# of them that is there does.
 _TELLING = ("weight", "kernel", "gamma", "scale", "bias", "beta", "running_mean", "moving_mean")
 # Names of variables that PyTorch's own layers never have.
 _KERAS_LEAVES = frozenset(
@@ -170,9 +175,11 @@ class _Finder:
         self.has_template = template is not None
         self.stated = template if is_torch else source
         modules = _modules(source)
-        self.widths = {
-            t.shape[0] for m in modules.values() for leaf, t in m.items() if len(t.shape) == 1
-        }
+        units = cut(source)
+        self.widths = produced_widths(units)
+        is_ordered = in_stored_order(source)
+        self.behind = after_flatten(units, ordered=is_ordered)
+        self.before = before_pictures(units, ordered=is_ordered)
         self.has_conv = any(
             len(t.shape) > 2 and leaf in ("weight", "kernel", "depthwise_kernel")
             for members in modules.values()
@@ -189,7 +196,7 @@ class _Finder:
         assumed = self._assumed(path)
         found = assumed or self._kind(torch, keras)
         if assumed is None and isinstance(found, _Kind) and found.kind in ("linear", *NORMS):
-            found = self._in_order(found, path.replace(".", "/"), members)
+            found = self._in_order(found, path, members)
         weight = None if torch is None else torch.get("weight")
         if isinstance(found, str) or found.kind != "conv_transpose" or weight is None:
             return found
@@ -317,20 +324,21 @@ class _Finder:
         configuration states it, else open where that may be.
         """
         if found.kind in NORMS:
-            options = self._norm_options(path, members)
+            options = self._norm_options(path.replace(".", "/"), members)
             if isinstance(options, str):
                 return options
             found = replace(found, options=options)
-        tensor = next(t for leaf, t in members.items() if leaf in _TELLING or leaf == UNNAMED)
+        tensor = next(members[leaf] for leaf in (*_TELLING, UNNAMED) if leaf in members)
         shape = tensor.shape[::-1] if self.is_torch else tensor.shape
-        stated = ordered_kind(self.facts, path, found.kind, shape)
+        stated = ordered_kind(self.facts, path.replace(".", "/"), found.kind, shape)
         if stated.problem:
             return stated.problem
-        unsettled = found.kind == "linear" and not stated.settled
-        if unsettled and self.has_conv and shape[0] not in self.widths:
-            return (
-                "may follow Flatten, whose order differs: give a mapping with chw, or assume linear"
-            )
+        if found.kind == "linear":
+            suspect = path in self.behind or (self.has_conv and shape[0] not in self.widths)
+            asked = [_FLATTEN] if suspect and not stated.inputs else []
+            asked += [_RESHAPE] if path in self.before and not stated.outputs else []
+            if asked:
+                return ", or ".join(asked) + ": give a mapping with chw, or assume linear"
         evidence = "; ".join(text for text in (found.evidence, stated.evidence) if text)
         return _Kind(stated.kind, evidence, {**found.options, **stated.options})
 

@@ -72,14 +72,15 @@ class KerasFacts:
 @dataclass(frozen=True)
 class Ordered:
     """A kind with what the configuration states of it. problem: why it cannot be, or is left open;
-    "" for nothing. settled: whether a Dense's inputs are stated, and need no question.
+    "" for nothing. inputs, outputs: whether the order of a Dense's is stated, and not to be asked.
     """
 
     kind: str
     options: dict[str, object] = field(default_factory=dict)
     problem: str = ""
     evidence: str = ""
-    settled: bool = True
+    inputs: bool = True
+    outputs: bool = True
 
 
 def against_torch_gru(facts: KerasFacts, path: str, bias: tuple[int, ...]) -> str:
@@ -118,8 +119,9 @@ def ordered_kind(
         return Ordered(kind, {}, "both its inputs and its outputs are pictures: [[rule]]s say how")
     if outputs or outputs is None:
         found = _with_order(kind, "linear_unflatten", outputs, "its outputs")
-        return replace(found, settled=inputs != "")
-    return replace(_with_order(kind, "linear_flatten", inputs, "its inputs"), settled=inputs != "")
+    else:
+        found = _with_order(kind, "linear_flatten", inputs, "its inputs")
+    return replace(found, inputs=inputs != "", outputs=outputs != "")
 
 
 def _with_order(kind: str, with_chw: str, order: Order | str, what: str) -> Ordered:

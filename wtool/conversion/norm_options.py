@@ -1,7 +1,7 @@
 """Norms of which one side has a scale and a shift, and the other one of the two, or neither.
 
 PyTorch's BatchNorm has both or neither, its LayerNorm may have the scale alone; Keras has either.
-What a side lacks is 1 or 0: it is made, and dropped only where it holds that, which is verified.
+What Keras lacks is 1 or 0: it is made, and dropped only where it holds that, which is verified.
 Keras's `.weights.h5` keeps variables by number, so that a single one may be either: the other
 side's says which.
 """
@@ -55,10 +55,10 @@ def norm_options(
         options["b_names"] = {leaf: UNNAMED}
         leaves.add(leaf)
     for part, (left, right, fill) in _PARTS.items():
-        if left not in torch and right not in leaves:
-            options[_SWITCH[part]] = False
-        elif left not in torch or right not in leaves:
-            options[part] = {"only": "a" if left in torch else "b", "fill": fill}
+        if right not in leaves:
+            # What PyTorch's side lacks is missing there: it is not made for Keras's.
+            fills = {part: {"only": "a", "fill": fill}}
+            options |= fills if left in torch else {_SWITCH[part]: False}
     return options
 
 

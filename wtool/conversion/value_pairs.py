@@ -95,16 +95,19 @@ def options_of(a: Unit, b: Unit, kind: str) -> Options:
 
 
 def _layouts(a: Unit, b: Unit, kind: str) -> Iterator[tuple[str, Options]]:
-    """The kinds and options worth trying: a Linear may follow a Flatten of any (C, H, W)."""
+    """The kinds and options worth trying: a Linear may follow a Flatten of any
+    (C, H, W), or come before a Reshape to it."""
     yield kind, options_of(a, b, kind)
     if kind == "linear":
-        width = a.members["weight"].shape[1]
-        for channels in _divisors(width):
-            area = width // channels
-            # Only C and H x W matter here; pictures are square more often than not.
-            height = max(n for n in _divisors(area) if n * n <= area)
-            if area > 1 and channels > 1:
-                yield "linear_flatten", {"chw": [channels, height, area // height]}
+        for tried, width in zip(
+            ("linear_unflatten", "linear_flatten"), a.members["weight"].shape, strict=True
+        ):
+            for channels in _divisors(width):
+                area = width // channels
+                # Only C and H x W matter here; pictures are square more often than not.
+                height = max(n for n in _divisors(area) if n * n <= area)
+                if area > 1 and channels > 1:
+                    yield tried, {"chw": [channels, height, area // height]}
 
 
 def _divisors(number: int) -> list[int]:

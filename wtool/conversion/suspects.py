@@ -1,0 +1,146 @@
+"""Dense layers that may stand between vectors and pictures, whose layouts then differ.
+
+PyTorch flattens (C, H, W), Keras (H, W, C). No shape proves that a dense layer follows a Flatten,
+or comes before a Reshape; shapes and order raise the suspicion, and then it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from wtool.conversion.units import Trait, Unit
+
+AFTER = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
+BEFORE = "the same layer, but its outputs may become pictures: give [const] chw, or values"
+EITHER = (
+    "the same layer, but its inputs may be flattened pictures, or its outputs become pictures: "
+    "give [const] chw, or values"
+)
+SUSPICIONS = (AFTER, BEFORE, EITHER)
+# A norm is as wide as what it is given: it explains no width.
+_NORMS = ("batchnorm", "layernorm", "rmsnorm", "prelu")
+_RECURRENT = ("lstm", "gru", "rnn")
+# Pictures that a model is given have so many channels at most, as a rule.
+_GIVEN_CHANNELS = 4
+
+
+def produced_widths(units: Sequence[Unit]) -> dict[int, set[str]]:
+    """How wide what layers give is, joined pictures among them -> labels."""
+    widths = _given_widths(units)
+    joined = _joined_widths(units)
+    for unit in units:
+        for kind, shape in unit.traits:
+            if kind == "batchnorm" and shape[-1] in joined:
+                widths.setdefault(shape[-1], set()).add(unit.label)
+    return widths
+
+
+def _given_widths(units: Sequence[Unit]) -> dict[int, set[str]]:
+    widths: dict[int, set[str]] = {}
+    for unit in units:
+        for trait in unit.traits:
+            for width in _produced(trait, alone=len(unit.traits) == 1):
+                widths.setdefault(width, set()).add(unit.label)
+    return widths
+
+
+def _made_up_channels(units: Sequence[Unit]) -> set[int]:
+    """Channels that a convolution takes and no layer gives."""
+    widths = _given_widths(units)
+    taken = {c for unit in units for c in _channels_in(unit)}
+    return {c for c in taken if c > _GIVEN_CHANNELS and c not in widths}
+
+
+def _joined_widths(units: Sequence[Unit]) -> set[int]:
+    """How wide pictures joined along their channels are, as DenseNet's: of a layer's inputs and
+    another's outputs; none where every convolution takes what some layer gives.
+    """
+    if not _made_up_channels(units):
+        return set()
+    taken = {c for unit in units for c in _channels_in(unit)}
+    given = {c for unit in units for c in _channels_out(unit)}
+    return {one + other for one in taken for other in given}
+
+
+def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
+    """Labels of dense layers whose inputs may be flattened pictures.
+
+    Their number is a multiple of a convolution's channels, and no other layer gives so many: or the
+    layer just before, where the units are `ordered` as the model defines them, is a convolution of
+    fewer channels.
+    """
+    channels = {c for unit in units for c in _channels_out(unit)}
+    widths = produced_widths(units)
+    joined = _joined_widths(units)
+    found = set()
+    for place, unit in enumerate(units):
+        for wide, _ in _sizes(unit):
+            near = None
+            if ordered:
+                near = _near(units[:place][::-1], 0 if wide in joined else wide)
+            multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
+            explained = bool(widths.get(wide, set()) - {unit.label})
+            if _may_hold(wide, near, _channels_out) or (multiple and not explained):
+                found.add(unit.label)
+    return found
+
+
+def before_pictures(units: Sequence[Unit], *, ordered: bool) -> set[str]:
+    """Labels of dense layers whose outputs may become pictures.
+
+    Their number is a multiple of the channels that the layer just behind takes, where the units
+    are `ordered`; or of channels that a convolution takes and no layer gives, while none takes all.
+    """
+    taken = {wide for unit in units for wide, _ in _sizes(unit)}
+    made_up = _made_up_channels(units) - _joined_widths(units)
+    found = set()
+    for place, unit in enumerate(units):
+        for _, long in _sizes(unit):
+            near = _near(units[place + 1 :], long) if ordered else None
+            multiple = any(long % c == 0 and long != c for c in made_up)
+            if _may_hold(long, near, _channels_in) or (multiple and long not in taken):
+                found.add(unit.label)
+    return found
+
+
+def _sizes(unit: Unit) -> Iterator[tuple[int, int]]:
+    """(inputs, outputs) of what may be a dense layer."""
+    for kind, shape in unit.traits:
+        if kind == "linear":
+            yield shape[0], shape[1]
+
+
+def _produced(trait: Trait, *, alone: bool) -> tuple[int, ...]:
+    kind, shape = trait
+    if not shape or kind in (*_NORMS, "raw") or (kind == "embedding" and not alone):
+        return ()
+    if kind == "conv_transpose":
+        return (shape[-2],)
+    return (shape[-1], 2 * shape[-1]) if kind in _RECURRENT else (shape[-1],)
+
+
+def _channels_out(unit: Unit) -> set[int]:
+    places = {"conv": -1, "depthwise": -1, "conv_transpose": -2}
+    return {shape[places[kind]] for kind, shape in unit.traits if kind in places}
+
+
+def _channels_in(unit: Unit) -> set[int]:
+    places = {"conv": -2, "conv_transpose": -1}
+    return {shape[places[kind]] for kind, shape in unit.traits if kind in places}
+
+
+def _near(units: Sequence[Unit], width: int) -> Unit | None:
+    """The first of the units that is no norm of that width: one of another width is of pictures."""
+    for unit in units:
+        kinds = {kind for kind, _ in unit.traits}
+        if not (kinds <= {*_NORMS} and all(shape == (width,) for _, shape in unit.traits)):
+            return unit
+    return None
+
+
+def _may_hold(width: int, near: Unit | None, channels: Callable[[Unit], set[int]]) -> bool:
+    """Whether a vector of that width may be pictures of the channels of the layer beside it."""
+    if near is None:
+        return False
+    sizes = channels(near) | {shape[0] for kind, shape in near.traits if kind == "batchnorm"}
+    return any(width % size == 0 and width != size for size in sizes if size > 1)
