@@ -146,3 +146,32 @@ def test_a_class_that_wtool_guesses_itself_is_no_evidence(shape, tmp_path, capsy
     assert run(["convert", source, out, "--to", "torch"]) == 4
     assert "'dw' (the file does not state its class)" in capsys.readouterr().err
     assert run(["convert", source, out, "--to", "torch", "--assume", "dw=conv"]) == 0
+
+
+def test_what_the_user_states_is_used_or_refused(tmp_path, capsys):
+    source, like, out = (str(tmp_path / n) for n in ("s.pth", "l.weights.h5", "o.weights.h5"))
+    model = nn.Sequential()
+    model.add_module("fc", nn.Linear(4, 3))
+    model.add_module("other", nn.Linear(3, 2))
+    torch.save(model.state_dict(), source)
+    image = keras.Input((4,))
+    x = keras.layers.Dense(2, name="renamed")(keras.layers.Dense(3, name="fc")(image))
+    keras.Model(image, x).save_weights(like)
+    files = ["convert", source, out, "--to", "keras", "--like", like]
+    # What map finds between the two would take no notice of an assumption.
+    assert run([*files, "--assume", "fc=conv1d_linear"]) == 4
+    assert "'other' (the target has no module of that name)" in capsys.readouterr().err
+    assert run([*files, "--assume", "nothing*=linear"]) == 2
+    assert "no layer is called 'nothing*': found fc, other" in capsys.readouterr().err
+    (tmp_path / "m.toml").write_text(
+        '[mapping]\nname = "m"\na = { framework = "torch" }\nb = { framework = "keras" }\n'
+        '[[layer]]\nkind = "linear"\na = "{p**}"\nb = "{p**}"\n'
+    )
+    given = ["--map", str(tmp_path / "m.toml")]
+    assert run([*files, *given, "--assume", "fc=linear"]) == 2
+    assert "--assume goes without --map" in capsys.readouterr().err
+    assert run([*files[:-1], source]) == 2
+    assert "has the names of PyTorch, as the source" in capsys.readouterr().err
+    assert run([*files, "--set", "chw=4,2,2"]) == 2
+    assert "nothing takes the constant 'chw'" in capsys.readouterr().err
+    assert run(files) == 0

@@ -162,6 +162,8 @@ def _mapping(
     from wtool.conversion.mapping import read_mapping
     from wtool.conversion.presets import load_preset
 
+    if asked.map is not None and asked.assume:
+        raise UsageError("--assume goes without --map: a mapping states the kinds itself")
     if asked.map is not None:
         if asked.map.endswith(".toml") or os.path.exists(asked.map):
             return read_mapping(asked.map, constants=constants)
@@ -188,7 +190,7 @@ def _mapping(
             constants=constants,
         )
     except UnsupportedError as error:
-        if template is None:
+        if template is None or asked.assume:
             raise
         drafted = _certain(source, template, constants)
         if drafted is None or isinstance(drafted, str):
@@ -227,6 +229,7 @@ def _preset(
 ) -> Mapping | None:
     """The one preset that covers the source, and the template where there is one."""
     from wtool.conversion.engine import choose_side, plan_layouts
+    from wtool.conversion.layer_options import refuse_unused
     from wtool.conversion.presets import load_preset, presets_for
 
     fitting = []
@@ -238,7 +241,10 @@ def _preset(
     if len(fitting) > 1:
         names = ", ".join(mapping.name for mapping in fitting)
         raise UsageError(f"several presets cover the model: {names}", hint="choose with --map")
-    return fitting[0] if fitting else _by_rules(source, framework, template)
+    ruled = None if fitting else _by_rules(source, framework, template)
+    if ruled is not None:
+        refuse_unused(constants, (), ())
+    return fitting[0] if fitting else ruled
 
 
 def _by_rules(

@@ -26,6 +26,7 @@ from wtool.conversion.rules import Block, Mapping, Side, SideName
 from wtool.conversion.suspects import after_flatten, before_pictures, produced_widths
 from wtool.conversion.toml_text import escape
 from wtool.conversion.units import cut
+from wtool.conversion.units import is_torch as looks_like_torch
 from wtool.errors import MalformedInput, UnsupportedError, UsageError, counted, shorten
 from wtool.layers.names import split_leaf
 
@@ -103,10 +104,25 @@ def generic_mapping(
     side_b = Side(framework if framework != "torch" else other, "/")
     if template is not None and framework != "torch":
         side_b = Side(_keras_of(template), "/")
+    if template is not None and looks_like_torch(template) == is_torch:
+        names = "PyTorch" if is_torch else "Keras or TensorFlow"
+        raise UsageError(
+            f"the file of the target model has the names of {names}, as the source",
+            path=template.path,
+            hint=f"--like names a file that a {framework} model saved",
+        )
+    modules = _modules(source)
+    for assumption in assume:
+        if not any(fnmatchcase(path, assumption.pattern) for path in modules):
+            raise UsageError(
+                f"no layer is called '{assumption.pattern}'",
+                path=source.path,
+                found=", ".join(shorten(path, 40) for path in list(modules)[:NAMED_AT_MOST]),
+            )
     finder = _Finder(source, template, assume, is_torch)
     blocks: list[Block] = []
     undecided: list[str] = []
-    for path, members in _modules(source).items():
+    for path, members in modules.items():
         found = finder.find(path, members)
         if isinstance(found, str):
             undecided.append(f"'{shorten(path, 100)}' ({found})")
