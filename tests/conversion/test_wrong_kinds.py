@@ -22,7 +22,9 @@ from torch import nn
 
 import wtool
 from wtool.cli import run
+from wtool.conversion.dense_axes import stored_in_out
 from wtool.conversion.mapping import parse_mapping
+from wtool.conversion.units import cut
 from wtool.conversion.verification import convert_layouts
 from wtool.writers import save
 
@@ -365,3 +367,85 @@ def test_presets_and_equal_paths_have_evidence_of_their_own(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "class stated by the target" in out
     assert "word alone" not in out
+
+
+class Dense(nn.Module):
+    """GPT-2's Conv1D under any name."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+def dense_files(folder: Any, **modules: nn.Module) -> tuple[nn.Module, Any, str, str]:
+    """The modules in a row, and Keras's Dense layers of the same names; files of both."""
+    model = nn.Sequential()
+    layers = [keras.Input((6,))]
+    for name, module in modules.items():
+        model.add_module(name, module)
+        layers.append(K.Dense(module.bias.shape[0], name=name))
+    twin = keras.Sequential(layers)
+    source, like = str(folder / "gpt.pth"), str(folder / "gpt.weights.h5")
+    torch.save(model.state_dict(), source)
+    twin.save_weights(like)
+    return model.eval(), twin, source, like
+
+
+def test_a_conv1d_is_known_by_its_bias_and_a_square_one_by_its_like(tmp_path: Any) -> None:
+    parts = {"c_fc": Dense(6, 12), "c_proj": Dense(12, 6)}
+    attention = nn.Sequential()
+    attention.add_module("c_proj", Dense(6, 6))
+    model, twin, source, like = dense_files(tmp_path, **parts)
+    made = str(tmp_path / "made.weights.h5")
+    rows = {row["source"]: row for row in wtool.map(source, like).rows}
+    # By shape alone (6, 12) is the other layer's.
+    assert rows["c_fc.weight"]["target"] == "c_fc/kernel"
+    assert {row["kind"] for row in rows.values()} == {"conv1d_linear"}
+    wtool.convert(source, made, to="keras", like=like)
+    twin.load_weights(made)
+    x = np.random.default_rng(1).normal(size=(2, 6)).astype("f4")
+    with torch.no_grad():
+        expected = model(torch.tensor(x)).numpy()
+    assert np.abs(np.asarray(twin(x)) - expected).max() < 1e-5 * np.abs(expected).max()
+    # A square one of the same last name is stored as its like.
+    torch.save(
+        {f"h.{n}": v for n, v in model.state_dict().items()}
+        | {f"h.attn.{n}": v for n, v in attention.state_dict().items()},
+        source,
+    )
+    assert stored_in_out(cut(wtool.open(source)))["h.attn.c_proj"] is True
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"c_proj": Dense(6, 6)},
+        {"up": Dense(6, 12), "down": Dense(12, 6), "square": Dense(6, 6)},
+    ],
+)
+def test_a_square_matrix_that_may_be_a_conv1d_is_asked(
+    modules: dict[str, nn.Module], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, source, like = dense_files(tmp_path, **modules)
+    made = tmp_path / "made.weights.h5"
+    assert run(["convert", source, str(made), "--to", "keras", "--like", like]) == 4
+    assert "may be GPT-2's Conv1D" in capsys.readouterr().err
+    assert not made.exists()
+    rows = {row["source"]: row for row in wtool.map(source, like).rows}
+    last = list(modules)[-1]
+    assert rows[f"{last}.weight"]["grade"] == "ambiguous"
+    # The same trained weights decide.
+    mapping = tmp_path / "m.toml"
+    mapping.write_text(
+        HEAD.format(framework="keras")
+        + "".join(layer("conv1d_linear", a=name, b=name) for name in modules)
+    )
+    wtool.convert(source, str(made), map=str(mapping), like=like)
+    report = wtool.map(source, str(made))
+    assert {(row["kind"], row["evidence"]) for row in report.rows} == {
+        ("conv1d_linear", "same values")
+    }

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.books import Books, Instance
+from wtool.conversion.dense_axes import CONV1D_NAMES
 from wtool.conversion.keras_facts import KerasFacts, against_torch_gru, same_order
 from wtool.conversion.kernel_shapes import against_transpose
 from wtool.conversion.layer_rules import NORMS
@@ -19,8 +20,6 @@ from wtool.dialects.keras_orders import Order
 from wtool.errors import shorten
 from wtool.layers.names import split_leaf
 
-# Names of GPT-2's dense layers, which PyTorch stores (in, out).
-CONV1D_NAMES = ("c_attn", "c_fc", "c_proj", "q_attn")
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _BY_GATES = {count: kind for kind, count in GATES.items()}
 _CONVOLUTIONS = ("conv", "depthwise", "transposed_conv")

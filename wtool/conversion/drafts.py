@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from wtool.conversion.dense_axes import OPEN, stored_in_out
 from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
@@ -68,6 +69,7 @@ def propose(
         ordered=in_stored_order(a) and in_stored_order(b),
     )
     layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
+    axes = stored_in_out(units_a)
     is_ordered = in_stored_order(a)
     behind = after_flatten(units_a, ordered=is_ordered)
     before = before_pictures(units_a, ordered=is_ordered)
@@ -91,6 +93,10 @@ def propose(
             layouts[match.a.label] = (stated.kind, options)
             evidence[match.a.label] = stated.evidence
             why = stated.problem
+            if kind == "linear" and not why and (axes.get(match.a.label, False) is None):
+                why = OPEN
+            if stated.kind == "linear" and axes.get(match.a.label):
+                layouts[match.a.label] = ("conv1d_linear", options)
             if kind == "linear" and not why:
                 after = match.a.label in behind and not stated.inputs
                 ahead = match.a.label in before and not stated.outputs
@@ -210,7 +216,10 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
         if why and kind == "linear":
             options = {"chw": "[C, H, W]"}
             kind = "linear_unflatten" if why == BEFORE else "linear_flatten"
-            if why != BEFORE:
+            if why == OPEN:
+                kind, options = "conv1d_linear", {}
+                lines.append('# conv1d_linear where it is stored (in, out), else "linear"')
+            elif why != BEFORE:
                 lines.append(
                     '# linear_flatten where it follows a Flatten of (C, H, W), else "linear"'
                 )
@@ -259,7 +268,7 @@ def _one_sided(match: Match, kind: str) -> list[str]:
     """A bias that one side has alone is made of zeros, and dropped the other way if it is zero."""
     if kind in ("lstm", "rnn"):
         return ['lossy = "sum-of-biases"'] if "bias" in match.b.members else []
-    if kind not in LEAVES and not kind.startswith("linear_"):
+    if kind not in LEAVES and "linear" not in kind:
         return []
     has_a, has_b = "bias" in match.a.members, bool({"bias", "beta"} & set(match.b.members))
     if has_a == has_b or kind in NORMS:

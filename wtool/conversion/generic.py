@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.conversion.contradictions import CONV1D_NAMES
+from wtool.conversion.dense_axes import CONV1D_NAMES, stored_in_out
 from wtool.conversion.inference import in_stored_order
-from wtool.conversion.keras_facts import facts_of, ordered_kind
+from wtool.conversion.keras_facts import Ordered, facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_options import refuse_unused
@@ -196,6 +196,8 @@ class _Finder:
         is_ordered = in_stored_order(source)
         self.behind = after_flatten(units, ordered=is_ordered)
         self.before = before_pictures(units, ordered=is_ordered)
+        torch_units = units if is_torch else [] if template is None else cut(template)
+        self.axes = stored_in_out(torch_units)
         self.has_conv = any(
             len(t.shape) > 2 and leaf in ("weight", "kernel", "depthwise_kernel")
             for members in modules.values()
@@ -350,6 +352,11 @@ class _Finder:
         if stated.problem:
             return stated.problem
         if found.kind == "linear":
+            in_out = self.axes.get(path if self.is_torch else path.replace("/", "."), False)
+            if in_out is None:
+                return "may be GPT-2's Conv1D, which is stored (in, out)"
+            if in_out and stated.kind == "linear":
+                found, stated = replace(found, kind="conv1d_linear"), Ordered("conv1d_linear")
             suspect = path in self.behind or (self.has_conv and shape[0] not in self.widths)
             asked = [_FLATTEN] if suspect and not stated.inputs else []
             asked += [_RESHAPE] if path in self.before and not stated.outputs else []

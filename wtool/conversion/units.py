@@ -205,7 +205,10 @@ def _torch_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
     if rank == 2:
         if stated == "embedding" and "bias" not in members:
             return frozenset({("embedding", shape)})
-        linear: Trait = ("linear", shape[::-1])
+        bias = _shape(members, "bias")
+        # A bias is as long as the outputs: GPT-2's Conv1D is stored (in, out).
+        is_in_out = bias == shape[1:] and bias != shape[:1]
+        linear: Trait = ("linear", shape if is_in_out else shape[::-1])
         if "bias" in members or stated == "dense":
             return frozenset({linear})
         return frozenset({linear, ("embedding", shape)})

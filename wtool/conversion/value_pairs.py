@@ -99,6 +99,7 @@ def _layouts(a: Unit, b: Unit, kind: str) -> Iterator[tuple[str, Options]]:
     (C, H, W), or come before a Reshape to it."""
     yield kind, options_of(a, b, kind)
     if kind == "linear":
+        yield "conv1d_linear", {}
         for tried, width in zip(
             ("linear_unflatten", "linear_flatten"), a.members["weight"].shape, strict=True
         ):
