@@ -175,3 +175,15 @@ def test_what_the_user_states_is_used_or_refused(tmp_path, capsys):
     assert run([*files, "--set", "chw=4,2,2"]) == 2
     assert "nothing takes the constant 'chw'" in capsys.readouterr().err
     assert run(files) == 0
+
+
+def test_a_few_names_of_a_preset_are_no_model_of_its_family(tmp_path):
+    source, out = str(tmp_path / "s.pth"), str(tmp_path / "o.safetensors")
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(3, 5, 3))
+    model.add_module("bn1", nn.BatchNorm2d(5))
+    model.add_module("fc", nn.Linear(5, 4))
+    torch.save(model.state_dict(), source)
+    report = wtool.convert(source, out, to="keras")
+    assert "same module paths" in report.footer[0]
+    assert {t.name.split("/")[0] for t in wtool.open(out)} == {"conv1", "bn1", "fc"}

@@ -230,10 +230,12 @@ def _preset(
     """The one preset that covers the source, and the template where there is one."""
     from wtool.conversion.engine import choose_side, plan_layouts
     from wtool.conversion.layer_options import refuse_unused
-    from wtool.conversion.presets import load_preset, presets_for
+    from wtool.conversion.presets import is_mostly_met, load_preset, presets_for
 
     fitting = []
     for preset in presets_for(source, framework):
+        if template is None and not is_mostly_met(preset, source):
+            continue
         mapping = load_preset(preset.name, constants)
         side = choose_side(source, mapping, framework)
         if not plan_layouts(source, mapping, to=side, template=template).open:

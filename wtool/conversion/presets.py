@@ -111,6 +111,14 @@ def _idle(preset: Mapping, side: SideName, names: list[str]) -> int:
     return sum(not any(_bound(p, side, names) for p in block.parts) for block in preset.blocks)
 
 
+def is_mostly_met(preset: Mapping, checkpoint: Checkpoint) -> bool:
+    """Whether most rules of the preset find names of theirs, so that the model is of its family:
+    `fc`, or `conv1` and `bn1`, are names of any model.
+    """
+    names = model_names(checkpoint)
+    return any(2 * _idle(preset, side, names) < len(preset.blocks) for side in ("a", "b"))
+
+
 def _is_framework(stated: str, wanted: str) -> bool:
     if wanted == "tensorflow":
         return stated in ("tensorflow", "tf1")
