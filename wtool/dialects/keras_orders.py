@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wtool.dialects.keras_classes import MAX_CONFIG_DEPTH
-from wtool.dialects.keras_graph import Call, Place, Shape, read_graph, without_batch
+from wtool.dialects.keras_graph import Call, Graph, Place, Shape, read_graph, without_batch
 from wtool.dialects.keras_windows import (
     CONVOLUTIONS,
     POOLINGS,
@@ -100,6 +100,7 @@ class _Walk:
     def __init__(self) -> None:
         self.orders = Orders()
         self.silent: set[str] = set()
+        self.graphs: dict[int, Graph | None] = {}
         self.calls = 0
 
     def model(
@@ -111,7 +112,11 @@ class _Walk:
         depth: int,
     ) -> tuple[Value, ...]:
         """The outputs of a model for these inputs; none where it cannot be followed."""
-        graph = read_graph(class_name, config) if depth < MAX_CONFIG_DEPTH else None
+        # A model that is called again is read once.
+        key = id(config)
+        if key not in self.graphs:
+            self.graphs[key] = read_graph(class_name, config)
+        graph = self.graphs[key] if depth < MAX_CONFIG_DEPTH else None
         if graph is None or (depth and len(given) != len(graph.inputs)):
             return ()
         values: dict[Place, Value] = dict(zip(graph.inputs, given, strict=False))
@@ -321,7 +326,7 @@ def _given(shape: Shape | None) -> Order:
 
 def _channels_first(shape: Shape | None) -> Order:
     """(H, W, C) as (C, H, W); () where both are one order, None where a size is not stated."""
-    if shape is None or None in shape or 0 in shape:
+    if not shape or None in shape or 0 in shape:
         return None
     sizes = tuple(size or 0 for size in shape)
     window = _count(sizes[:-1])
