@@ -30,8 +30,10 @@ from wtool.kernels.selection import SORT_UP_TO
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
 JOB_BYTES = 16 << 20
-# Values of a block that compiled loops take at once: they stay in the second-level cache.
-PIECE = 1 << 17
+# Values of a block that are read at once, and measured while they are in the second-level cache: of
+# a wide type, over which several loops go, and of codes.
+PIECE = 1 << 18
+CODES_PIECE = 1 << 19
 # Bits of the bins of float32 that hold infinities and NaN.
 INFINITY_BIN = 0x7F80
 # From so many elements on, a count for every code is cheaper than sorting the codes.
@@ -215,11 +217,12 @@ class _Worker:
         Values are counted too; those that are not finite fall into bins of their own.
         """
         coded = is_coded(tensor.dtype)
+        step = CODES_PIECE if coded else PIECE
         moments = EMPTY
         for first in range(piece.first * BLOCK, min(piece.last * BLOCK, tensor.count), BLOCK):
             last = min(first + BLOCK, tensor.count)
-            for start in range(first, last, PIECE):
-                values = self._read(tensor, span, start, min(start + PIECE, last))
+            for start in range(first, last, step):
+                values = self._read(tensor, span, start, min(start + step, last))
                 if self._watch is not None:
                     self._watch(piece.index, start, values)
                 if coded:
