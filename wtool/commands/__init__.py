@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import click
 
@@ -26,6 +26,7 @@ from wtool.report import Report, combine
 FORMATS = ("table", "json", "csv", "markdown", "html")
 # Options that a function which opens its own models has only where it takes them.
 _CHOOSING = ("select", "exclude", "root")
+_T = TypeVar("_T")
 _MODEL_HELP = "MODEL is a file, a TensorFlow prefix, an index file or a directory."
 
 
@@ -173,10 +174,21 @@ def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
 
 def opened(model: Checkpoint | str | os.PathLike[str]) -> Checkpoint:
     """`model` itself, or the checkpoint at that path: functions take either."""
-    return model if isinstance(model, Checkpoint) else open_model(os.fspath(model))
+    return model if isinstance(model, Checkpoint) else open_model(model)
 
 
-def open_model(path: str, *, root: str | None = None, kinds: bool = True) -> Checkpoint:
+@overload
+def as_text(path: str | os.PathLike[str]) -> str: ...
+@overload
+def as_text(path: _T | str | os.PathLike[str]) -> _T | str: ...
+def as_text(path: object) -> object:
+    """A path of `pathlib` and its like as text; all else as it is: a Checkpoint, None, a text."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def open_model(
+    path: str | os.PathLike[str], *, root: str | None = None, kinds: bool = True
+) -> Checkpoint:
     """The checkpoint at `path` with roles; with layers and kinds unless nothing asks for them."""
     from wtool.formats import open_checkpoint
     from wtool.layers import assign_roles

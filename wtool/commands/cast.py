@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import report_command
+from wtool.commands import as_text, report_command
 from wtool.commands.saving import (
     Target,
     open_source,
@@ -64,8 +65,8 @@ class Cast:
 
 
 def cast(
-    source: Checkpoint | str,
-    target: str,
+    source: Checkpoint | str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
     to: str,
     on_overflow: str = "fail",
@@ -78,7 +79,7 @@ def cast(
     ema: bool = False,
     max_shard_size: str | int | None = None,
     shards: int | None = None,
-    template: str | None = None,
+    template: str | os.PathLike[str] | None = None,
     state: bool = False,
     untie: bool = False,
     drop_extras: bool = False,
@@ -118,11 +119,11 @@ def cast(
     if not untie and "ties" not in allow:
         _refuse_cut_ties(shaped, result)
     wanted = Target(
-        target,
+        as_text(target),
         container=container,
         max_shard_size=max_shard_size,
         shards=shards,
-        template=template,
+        template=as_text(template),
         state=state,
         untie=untie,
         drop_extras=drop_extras,

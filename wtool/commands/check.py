@@ -13,7 +13,7 @@ from wtool.checks import SEVERITIES, Rule, rules
 from wtool.checks.policy import Policy, read_policy
 from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run
 from wtool.checks.subject import Subject
-from wtool.commands import open_model, report_command
+from wtool.commands import as_text, open_model, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError, counted
 from wtool.report import Column, Report
@@ -33,9 +33,12 @@ _COLUMNS = (
 
 
 def check(
-    models: Checkpoint | str | Sequence[Checkpoint | str] = (),
+    models: Checkpoint
+    | str
+    | os.PathLike[str]
+    | Sequence[Checkpoint | str | os.PathLike[str]] = (),
     *,
-    policy: Policy | str | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     fail_on: str | None = None,
@@ -70,7 +73,13 @@ def check(
     asked = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
     if not asked:
         raise UsageError("nothing to check", hint="name a model; --list-rules shows the rules")
-    law = policy if isinstance(policy, Policy) else Policy() if policy is None else _read(policy)
+    law = (
+        policy
+        if isinstance(policy, Policy)
+        else Policy()
+        if policy is None
+        else read_policy(as_text(policy))
+    )
     chosen = choose_rules([*only] or law.only, [*ignore, *law.ignore])
     choose_rules([*law.severity, *(entry.rule for entry in law.suppress)])
     limit = fail_on or law.fail_on or "warning"
@@ -104,10 +113,6 @@ def check(
         footer=[_summary(totals)],
         attachments={"rules": [_facts(rule) for rule in chosen]},
     )
-
-
-def _read(path: str) -> Policy:
-    return read_policy(path)
 
 
 def _subject(

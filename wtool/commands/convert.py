@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import report_command
+from wtool.commands import as_text, report_command
 from wtool.commands.framework import (
     Framework,
     check_sidecar,
@@ -53,8 +53,8 @@ _PLAN_COLUMNS = (
 
 
 def convert(
-    source: Checkpoint | str,
-    target: str,
+    source: Checkpoint | str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
     container: str | None = None,
     strip_prefix: Sequence[str] = (),
@@ -62,15 +62,15 @@ def convert(
     model_only: bool = False,
     ema: bool = False,
     to: str | None = None,
-    map: str | None = None,
-    like: str | None = None,
+    map: str | os.PathLike[str] | None = None,
+    like: str | os.PathLike[str] | None = None,
     set: Sequence[str] = (),
     assume: Sequence[str] = (),
-    sidecar: str | None = None,
+    sidecar: str | os.PathLike[str] | None = None,
     explain: bool = False,
     max_shard_size: str | int | None = None,
     shards: int | None = None,
-    template: str | None = None,
+    template: str | os.PathLike[str] | None = None,
     state: bool = False,
     untie: bool = False,
     drop_extras: bool = False,
@@ -103,7 +103,8 @@ def convert(
       wtool convert fixtures/topics-rnn.pth model.weights.h5 --to keras --like \\
         fixtures/topics-rnn.weights.h5
     """
-    asked = Framework(to, map, like, set, sidecar, assume)
+    target, template, sidecar = as_text(target), as_text(template), as_text(sidecar)
+    asked = Framework(to, as_text(map), as_text(like), set, sidecar, assume)
     opened, chosen = open_source(source, select, exclude, root)
     shaped = shape(chosen, strip_prefix=strip_prefix, rename=rename, model_only=model_only, ema=ema)
     outcome = None

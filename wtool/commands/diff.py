@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import open_model, report_command
+from wtool.commands import as_text, open_model, report_command
 from wtool.commands.diff_manifests import diff_manifests
 from wtool.commands.diff_rows import (
     ARCHITECTURE,
@@ -38,8 +38,8 @@ _BY = ("tensor", "layer", "depth:N", "kind")
 
 
 def diff(
-    a: Checkpoint | str,
-    b: Checkpoint | str,
+    a: Checkpoint | str | os.PathLike[str],
+    b: Checkpoint | str | os.PathLike[str],
     *,
     by: str = "tensor",
     tolerance: float = 0.0,
@@ -66,6 +66,7 @@ def diff(
     """
     if not tolerance >= 0:
         raise UsageError("bad tolerance", expected="a number from 0 on", found=tolerance)
+    a, b = as_text(a), as_text(b)
     group = group_of(by, allowed=_BY)
     if _is_manifest(a) or _is_manifest(b):
         if by != "tensor" or tolerance or show_all:

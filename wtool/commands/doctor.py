@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 
 import click
@@ -18,7 +19,7 @@ from wtool.checks.diagnosis import (
 )
 from wtool.checks.runner import choose_rules, run
 from wtool.checks.subject import Subject
-from wtool.commands import open_model, report_command
+from wtool.commands import as_text, open_model, report_command
 from wtool.errors import InputError, MissingInput, TruncatedInput, UnknownFormat, UnsafeInput
 from wtool.report import Column, Report
 
@@ -55,9 +56,9 @@ _KINDS = {
 
 
 def doctor(
-    model: Checkpoint | str,
+    model: Checkpoint | str | os.PathLike[str],
     *,
-    against: Checkpoint | str | None = None,
+    against: Checkpoint | str | os.PathLike[str] | None = None,
     root: str | None = None,
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -77,6 +78,7 @@ def doctor(
       wtool doctor fixtures/digits-cnn-training.pth --against fixtures/digits-cnn.pth
       wtool doctor fixtures/broken/cut.pth
     """
+    model, against = as_text(model), as_text(against)
     try:
         opened = model if isinstance(model, Checkpoint) else open_model(model, root=root)
         symptoms = list(_diagnose(opened, against, root, jobs, progress))

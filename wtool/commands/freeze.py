@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import PrintedHelp, open_model, report_command
+from wtool.commands import PrintedHelp, as_text, open_model, report_command
 from wtool.commands.manifest import refuse_output, write_manifest
 from wtool.commands.selection import compile_pattern
 from wtool.errors import UsageError, counted
@@ -35,10 +36,10 @@ _COLUMNS = (
 
 
 def freeze(
-    model: Checkpoint | str,
+    model: Checkpoint | str | os.PathLike[str],
     *,
     rules: Sequence[tuple[str, str | None]] = (),
-    output: str | None = None,
+    output: str | os.PathLike[str] | None = None,
     digest: str = "sha256",
     force: bool = False,
     root: str | None = None,
@@ -69,6 +70,7 @@ def freeze(
 
     if output is None:
         raise UsageError("no output for the manifest", hint="-o model.freeze.json")
+    output = as_text(output)
     refuse_output(output, force)
     opened = model if isinstance(model, Checkpoint) else open_model(model, root=root)
     given = [Rule(name, None if value is None else str(value)) for name, value in rules]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, refuse_report, report_command
+from wtool.commands import as_text, open_model, refuse_report, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
@@ -27,11 +28,11 @@ _COLUMNS = (
 
 
 def manifest(
-    models: Checkpoint | str | Sequence[Checkpoint | str],
+    models: Checkpoint | str | os.PathLike[str] | Sequence[Checkpoint | str | os.PathLike[str]],
     *,
-    output: str | None = None,
+    output: str | os.PathLike[str] | None = None,
     tag: str | None = None,
-    previous: str | None = None,
+    previous: str | os.PathLike[str] | None = None,
     digest: str = "sha256",
     force: bool = False,
     select: Sequence[str] = (),
@@ -61,7 +62,8 @@ def manifest(
 
     if output is None:
         raise UsageError("no output for the manifest", hint="-o weights.manifest.json")
-    given = [models] if isinstance(models, str | Checkpoint) else list(models)
+    output, previous = as_text(output), as_text(previous)
+    given = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
     refuse_output(output, force)
     old = None if previous is None else document.load(previous)
     if old is not None and not isinstance(old, ReleaseManifest):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import encoded, open_model, refuse_report, report_command
+from wtool.commands import as_text, encoded, open_model, refuse_report, report_command
 from wtool.errors import UnsupportedError, counted
 from wtool.report import Column, Report
 
@@ -20,10 +20,10 @@ _GRADES = ("certain", "ordered", "ambiguous")
 
 
 def map(
-    source: Checkpoint | str,
-    target: Checkpoint | str,
+    source: Checkpoint | str | os.PathLike[str],
+    target: Checkpoint | str | os.PathLike[str],
     *,
-    save: str | None = None,
+    save: str | os.PathLike[str] | None = None,
     accept_ordered: bool = False,
     no_presets: bool = False,
     no_values: bool = False,
@@ -69,7 +69,7 @@ def map(
         text = draft(proposal, " -> ".join(os.path.basename(c.path) for c in (first, second)))
         notes = _notes(proposal)
     if save is not None:
-        _save(text, save, force=force)
+        _save(text, as_text(save), force=force)
         notes.append(f"wrote {save}")
     swapped = first is b
     return _report(found, notes, [first.path, second.path], swapped=swapped)

@@ -292,7 +292,10 @@ def shape(
 
 
 def open_source(
-    source: Checkpoint | str, select: Sequence[str], exclude: Sequence[str], root: str | None
+    source: Checkpoint | str | os.PathLike[str],
+    select: Sequence[str],
+    exclude: Sequence[str],
+    root: str | None,
 ) -> tuple[Checkpoint, Checkpoint]:
     """(what was opened, what of it is selected)."""
     from wtool.commands import open_model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import open_model, report_command, weight_file_kind
+from wtool.commands import as_text, open_model, report_command, weight_file_kind
 from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
 from wtool.errors import InputError, MalformedInput, UsageError, counted
@@ -32,15 +32,15 @@ _COLUMNS = (
 
 
 def verify(
-    model: Checkpoint | str,
-    manifest: str,
+    model: Checkpoint | str | os.PathLike[str],
+    manifest: str | os.PathLike[str],
     *,
     files: bool = False,
     tensors: bool = False,
     structure: bool = False,
     name: str | None = None,
     tolerance: float | None = None,
-    original: str | None = None,
+    original: str | os.PathLike[str] | None = None,
     select: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: str | None = None,
@@ -66,6 +66,7 @@ def verify(
     """
     from wtool.manifests.release import ReleaseManifest
 
+    model, manifest = as_text(model), as_text(manifest)
     loaded = _load(manifest)
     if isinstance(loaded, ReleaseManifest):
         if tolerance is not None or original is not None:
@@ -80,7 +81,7 @@ def verify(
         loaded,
         folder=os.path.dirname(manifest),
         tolerance=tolerance,
-        original=original,
+        original=as_text(original),
         keep=keep_names(select, exclude),
         jobs=jobs,
         progress=progress,
