@@ -26,8 +26,6 @@ from wtool.conversion.units import Trait, Unit
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
 
-GRADES = ("certain", "ordered", "ambiguous")
-
 
 @dataclass(frozen=True)
 class Match:

@@ -113,11 +113,6 @@ def merge(left: Damage, right: Damage) -> Damage:
     )
 
 
-def can_cast(source: DType) -> bool:
-    """Whether the type is one of real floating-point numbers; all others are left as they are."""
-    return source.kind == "float"
-
-
 def is_exact(source: DType, target: DType) -> bool:
     """Whether every value of `source` is one of `target`."""
     bits, high, low = _RANGES[source.name]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # Names the specification above in manifests; another specification gets another number.
 METHOD = "wtool tensor 1"
 ALGORITHMS = ("sha256", "blake3")
-DIGEST_NBYTES = 32
 
 
 class Hasher(Protocol):
