@@ -543,6 +543,22 @@ def test_other_devices_are_read_without_them(tmp_path):
     assert_opens_as(path, value)
 
 
+def test_a_fact_too_long_to_show_is_noted_as_elsewhere(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    more = tmp_path / "facts.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(more, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        for index in range(200):
+            new.writestr(f"model/extra/{index}", b"of the user")
+        new.writestr("model/extra/wtool.mapping", b"same module paths")
+        new.writestr("model/extra/wtool.notes", bytes((1 << 20) + 1))
+    checkpoint = open_checkpoint(more)
+    assert checkpoint.metadata["wtool.mapping"] == "same module paths"
+    assert "wtool.notes" not in checkpoint.metadata
+    assert list(checkpoint.notes) == ["'extra/wtool.notes' (1,048,577 bytes) is not shown"]
+
+
 def test_seventy_thousand_members_open(tmp_path):
     path = saved(tmp_path, {"w": torch.ones(2)})
     more = tmp_path / "many.pth"

@@ -65,11 +65,14 @@ class TorchArchive:
         member = self.directory.find(f"{self.prefix}/{record}")
         return None if member is None else member.nbytes
 
-    def extra_texts(self) -> tuple[dict[str, str], list[str]]:
-        """(text by record name, notes) of the files that a user added: `X/extra/*`."""
+    def extra_texts(self, start: str = "") -> tuple[dict[str, str], list[str]]:
+        """(text by record name, notes) of the files that a user added: `X/extra/*`.
+
+        start: only those whose name begins so.
+        """
         texts: dict[str, str] = {}
         notes: list[str] = []
-        names = self.records("extra")
+        names = [name for name in self.records("extra") if name.startswith(start)]
         for name in names[:MAX_EXTRAS]:
             record = f"extra/{name}"
             size = self.nbytes(record) or 0
@@ -82,17 +85,10 @@ class TorchArchive:
             notes.append(f"below extra/ {more} not shown")
         return texts, notes
 
-    def facts(self) -> dict[str, str]:
-        """The texts below `X/extra` that wtool wrote itself, by name."""
-        start = f"extra/{FACTS}"
-        if not any(name.startswith(FACTS) for name in self.records("extra")):
-            return {}
-        texts, _ = self.extra_texts()
-        return {
-            name.removeprefix("extra/"): text
-            for name, text in texts.items()
-            if name.startswith(start)
-        }
+    def facts(self) -> tuple[dict[str, str], list[str]]:
+        """(text by name, notes) of the texts below `X/extra` that wtool wrote itself."""
+        texts, notes = self.extra_texts(FACTS)
+        return {name.removeprefix("extra/"): text for name, text in texts.items()}, notes
 
     def records(self, folder: str) -> list[str]:
         """Names of the records in a folder ("data"), without it, in the directory's order."""

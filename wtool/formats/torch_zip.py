@@ -41,10 +41,17 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         metadata = {"torch version record": str(archive.version)}
         if archive.big_endian:
             metadata["byte order"] = "big"
-        metadata |= archive.facts()
+        facts, notes = archive.facts()
+        metadata |= facts
         try:
             return build_checkpoint(
-                probe.path, FORMAT.name, pickled, reader, root=root, metadata=metadata
+                probe.path,
+                FORMAT.name,
+                pickled,
+                reader,
+                root=root,
+                metadata=metadata,
+                notes=notes,
             )
         except WtoolError as error:
             raise error.locate(path=probe.path) from error.__cause__
