@@ -8,7 +8,7 @@ import torch
 
 from wtool.dialects.torch_objects import ObjectReader
 from wtool.dialects.torch_storages import StorageTable
-from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent
+from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent, describe
 from wtool.errors import MalformedInput, WtoolError
 from wtool.formats import open_checkpoint
 from wtool.sources import BytesSource
@@ -351,6 +351,33 @@ def test_numbers_of_thousands_of_digits_are_an_error_that_can_be_printed(node):
     with pytest.raises(WtoolError) as caught:
         reader().find(node)
     assert len(str(caught.value)) < 500
+
+
+NODE = Call(Global("torch", "device"), ("cpu",))
+
+
+@pytest.mark.parametrize(
+    ("node", "found"),
+    [
+        (
+            quantised((scheme("per_channel_" + "x" * 500), tensor(2), tensor(2), 0)),
+            describe("per_channel_" + "x" * 500),
+        ),
+        (
+            quantised((scheme("per_channel_affine"), tensor(2), tensor(2), NODE)),
+            "torch.device(...)",
+        ),
+        (quantised((scheme("per_channel_affine"), tensor(2), tensor(2))), "None"),
+        (
+            jagged(dictionary(values=LONG, offsets=LONG, _ragged_idx=NODE)),
+            "torch.device(...)",
+        ),
+    ],
+)
+def test_a_node_in_the_place_of_a_word_or_number_is_described(node, found):
+    with pytest.raises(MalformedInput) as caught:
+        reader().find(node)
+    assert caught.value.found == found
 
 
 def test_a_key_of_thousands_of_digits_becomes_a_name():

@@ -23,7 +23,8 @@ from typing import Any
 
 from wtool.dialects.checked_extent import checked
 from wtool.dialects.torch_sparse import COMPRESSED, compressed_parts, coo_parts
-from wtool.errors import MalformedInput, UnsupportedError
+from wtool.encodings.pickle_nodes import describe
+from wtool.errors import MalformedInput, UnsupportedError, shorten
 from wtool.extents import INT64_MAX, Extent
 
 QUANTISED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
@@ -65,7 +66,7 @@ def sparse(
         raise MalformedInput(
             "unknown sparse tensor",
             expected="a layout of torch and its components",
-            found=f"{layout} with {len(parts)} components",
+            found=f"{shorten(layout)} with {len(parts)} components",
         )
     stored = named["values"].count
     summary = f"{layout} tensor of shape {tuple(shape)}, {stored} stored values, {words}"
@@ -96,12 +97,14 @@ def quantised(
         summary = f"{kind}, scale {scale!r}, zero point {zero_point}; integers are shown as stored"
         return Composite({"": integers}, ("",), summary, {"scale": scale, "zero_point": zero_point})
     if scheme not in PER_CHANNEL:
-        raise MalformedInput("unknown quantisation", expected="an affine scheme", found=scheme)
+        raise MalformedInput(
+            "unknown quantisation", expected="an affine scheme", found=describe(scheme)
+        )
     if type(axis) is not int or not 0 <= axis < len(integers.shape):
         raise MalformedInput(
             "quantisation axis out of range",
             expected=f"0 to {len(integers.shape) - 1}",
-            found=axis,
+            found=describe(axis),
         )
     if not isinstance(scale, Extent) or not isinstance(zero_point, Extent):
         raise MalformedInput("bad scale or zero point", expected="one for each channel")
@@ -160,7 +163,9 @@ def jagged(values: Extent, offsets: Extent, lengths: Extent | None, ragged_axis:
     """
     if type(ragged_axis) is not int or not 1 <= ragged_axis <= len(values.shape):
         raise MalformedInput(
-            "ragged dimension out of range", expected=f"1 to {len(values.shape)}", found=ragged_axis
+            "ragged dimension out of range",
+            expected=f"1 to {len(values.shape)}",
+            found=describe(ragged_axis),
         )
     for name, extent in (("offsets", offsets), ("lengths", lengths)):
         if extent is not None:
