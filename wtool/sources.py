@@ -83,6 +83,11 @@ _KINDS = {
 }
 
 
+def describe_mode(mode: int) -> str:
+    """What stands in the place of a regular file, by its `st_mode`: "a pipe"."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 class FileSource:
     """A regular local file; its size is taken when it is opened.
 
@@ -108,7 +113,7 @@ class FileSource:
                 "cannot read",
                 path=self.name,
                 expected="a regular file",
-                found=_KINDS.get(stat.S_IFMT(self._status.st_mode), "something else"),
+                found=describe_mode(self._status.st_mode),
                 hint="name a file in it" if is_directory else "save what it gives to a file first",
             )
         self.size = self._status.st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -295,13 +296,24 @@ def test_progress_counts_every_byte_that_is_written(tmp_path, source):
     assert seen[-1] == (seen[-1][1], (tmp_path / "m.safetensors").stat().st_size)
 
 
-@pytest.mark.parametrize("target", [".", "folder", "pipe"])
-def test_a_target_that_is_no_file_is_refused(tmp_path, monkeypatch, capsys, target):
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (".", ": this is a folder (name a file in it, as ./model.safetensors)"),
+        ("folder", ": this is a folder (name a file in it, as folder/model.safetensors)"),
+        ("pipe", ": expected a regular file, found a pipe (name another)"),
+        ("socket", ": expected a regular file, found a socket (name another)"),
+        ("/dev/null", ": expected a regular file, found a device (name another)"),
+    ],
+)
+def test_a_target_that_is_no_file_is_refused(tmp_path, monkeypatch, capsys, target, reason):
     """'convert model.pth .' wrote the files '..index' and '..data-00000-of-00001'."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
     before = sorted(os.listdir(tmp_path))
     assert run(["convert", str(FIXTURES / "digits-cnn.pth"), target]) == 5
-    assert f"{target}: cannot write" in capsys.readouterr().err
+    assert f"{target}: cannot write{reason}\n" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == before

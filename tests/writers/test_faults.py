@@ -208,7 +208,7 @@ def test_a_read_only_folder_is_refused_with_its_reason(server):
         ("missing/m.safetensors", "folder does not exist"),
         ("file/m.safetensors", "folder does not exist"),
         ("folder.safetensors", "this is a directory"),
-        ("fifo.safetensors", "not a regular file"),
+        ("fifo.safetensors", "not a regular file: found a pipe"),
         ("x" * 300 + ".safetensors", "file name too long"),
         ("a\x00b.safetensors", "null byte"),
     ],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.errors import LossError, OutputError, UsageError, shorten
+from wtool.sources import describe_mode
 
 if TYPE_CHECKING:
     from wtool.bridges.proving import Bound, Proof
@@ -202,13 +203,19 @@ def container_of(path: str, container: str | None = None) -> str:
 
     if container is not None:
         return container
+    if os.path.isdir(path):
+        raise OutputError(
+            "cannot write: this is a folder",
+            path=path,
+            hint=f"name a file in it, as {os.path.join(path, 'model.safetensors')}",
+        )
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(
-            "cannot write: this is a folder" if os.path.isdir(path) else "cannot write: no file",
+            "cannot write",
             path=path,
-            hint=f"name a file in it, as {os.path.join(path, 'model.safetensors')}"
-            if os.path.isdir(path)
-            else "name a regular file",
+            expected="a regular file",
+            found=describe_mode(os.stat(path).st_mode),
+            hint="name another",
         )
     if not os.path.splitext(path)[1]:
         return "tensorflow"

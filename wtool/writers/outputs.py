@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from wtool.errors import OutputError, OutputExists
+from wtool.sources import describe_mode
 
 # Ends the name of a file that is still being written. It is no suffix of any weight file.
 PARTIAL_SUFFIX = ".wtool-partial"
@@ -238,8 +239,9 @@ def refuse_targets(paths: Sequence[str], nbytes: int, *, force: bool) -> None:
         if os.path.lexists(path):
             if not force:
                 raise OutputExists("file exists", path=path, hint="--force replaces it")
-            if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-                raise OutputError("cannot write: not a regular file", path=path)
+            if os.path.exists(path) and not os.path.isfile(path):
+                found = describe_mode(os.stat(path).st_mode)
+                raise OutputError("cannot write: not a regular file", path=path, found=found)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("cannot write: the folder is read-only", path=path)
     for path in paths[:1]:
