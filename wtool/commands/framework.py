@@ -158,8 +158,9 @@ def _mapping(
     source: Checkpoint, asked: Framework, template: Checkpoint | None, constants: Dict[str, Any]
 ) -> Mapping:
     from wtool.conversion import huggingface
-    from wtool.conversion.generic import generic_mapping, parse_assumptions
+    from wtool.conversion.generic import generic_mapping
     from wtool.conversion.mapping import read_mapping
+    from wtool.conversion.module_kinds import parse_assumptions
     from wtool.conversion.presets import load_preset
 
     if asked.map is not None and asked.assume:
