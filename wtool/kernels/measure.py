@@ -178,15 +178,15 @@ class _Worker:
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
         ordered = None
-        span = _raw_span(tensor) if tensor.count > PIECE else None
-        is_long = span is not None and (coded or dtype.carrier == np.float32)
-        if span is not None and is_long:
+        is_long = tensor.count > PIECE and (coded or dtype.carrier == np.float32)
+        span = _raw_span(tensor) if is_long else None
+        blocks: Iterable[np.ndarray] = ()
+        if span is not None:
             moments = self._measure_long(loops, tensor, span, piece, counting)
-            piece_blocks: Iterable[np.ndarray] = ()
         else:
-            piece_blocks = self._blocks(tensor, piece)
+            blocks = self._blocks(tensor, piece)
         start = piece.first * BLOCK
-        for block in piece_blocks:
+        for block in blocks:
             if self._watch is not None:
                 self._watch(piece.index, start, block)
                 start += len(block)
@@ -204,7 +204,7 @@ class _Worker:
                 ordered = np.sort(finite)
         if counting and dense:
             codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-            if is_long and not coded:
+            if span is not None and not coded:
                 finite_bins = codes & INFINITY_BIN != INFINITY_BIN
                 codes, counts = codes[finite_bins], counts[finite_bins]
         return Part(moments, codes, counts, ordered)

@@ -11,14 +11,12 @@ from itertools import product
 import numpy as np
 
 from wtool.kernels import native
-from wtool.kernels.transpose_loops import SCRATCH_BYTES
+from wtool.kernels.transpose_loops import LINE_BYTES, SCRATCH_BYTES
 
 # Below this many elements NumPy is as fast.
 SMALL = 1 << 14
 # Rows and columns of the tiles that NumPy copies where no loop is compiled.
 TILE = (256, 64)
-# Bytes of a line of the cache.
-LINE_BYTES = 64
 # Bytes of an element -> the loop for it.
 _LOOPS = {2: "transpose_16", 4: "transpose_32", 8: "transpose_64"}
 

@@ -11,18 +11,27 @@ from typing import Any
 # Rows of the source that are worked on at once, best of 16 to 512, or two lines of the cache. They
 # are often a power of two apart, and then share a few places of the cache.
 PANEL = 32
-# Bytes of scratch that any of the loops needs.
-SCRATCH_BYTES = 8 << 10
+# Bytes of a line of the cache.
+LINE_BYTES = 64
+
+
+def _sides(bits: int) -> tuple[int, int]:
+    """(elements of a line, rows of a panel) for elements of so many bits."""
+    line = 8 * LINE_BYTES // bits
+    return line, max(PANEL, 2 * line)
+
+
+# Bytes of scratch that any of the loops needs: a line of columns by a panel and a line of rows.
+SCRATCH_BYTES = max(LINE_BYTES * sum(_sides(bits)) for bits in (16, 32, 64))
 
 
 def make_loop(bits: int) -> Callable[..., int]:
     """The loop for elements of so many bits. Imports numba."""
-    from wtool.kernels.vectors import LINE_BITS, end_stream, make_stream, make_tile
+    from wtool.kernels.vectors import end_stream, make_stream, make_tile
 
     transpose_tile, stream_line = make_tile(bits), make_stream(bits)
     stream_tile = make_tile(bits, streamed=True)
-    line = LINE_BITS // bits
-    panel = max(PANEL, 2 * line)
+    line, panel = _sides(bits)
     width = panel + line
 
     def transpose_matrix(

@@ -12,8 +12,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-# Bits of a register, and of a line of the cache. LLVM splits them where registers are smaller.
-LINE_BITS = 512
+from wtool.kernels.transpose_loops import LINE_BYTES
+
+# Bits of a register: a line of the cache. LLVM splits them where registers are smaller.
+LINE_BITS = 8 * LINE_BYTES
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -93,7 +95,7 @@ def _load(builder: Any, pointer: Any, at: Any, bits: int) -> Any:
 def _store(
     builder: Any, line: Any, pointer: Any, at: Any, bits: int, *, streamed: bool = False
 ) -> None:
-    align = LINE_BITS // 8 if streamed else bits // 8
+    align = LINE_BYTES if streamed else bits // 8
     stored = builder.store(line, _address(builder, pointer, at, bits), align=align)
     if streamed:
         stored.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
