@@ -6,6 +6,7 @@ told from another, and a GRU that resets before the product from one that resets
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -63,10 +64,7 @@ class KerasFacts:
                 return ""
             path = paths[0]
         order = found[path]
-        product = 1
-        for size in order or ():
-            product *= size
-        return order if not order or product == width else ""
+        return order if not order or math.prod(order) == width else ""
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,7 @@ def same_order(stated: tuple[int, ...], chw: tuple[int, ...], named: bool) -> bo
 
 def _split(order: tuple[int, ...]) -> tuple[int, int] | None:
     """(channels, pixels); None where their order is one."""
-    pixels = 1
-    for size in order[1:]:
-        pixels *= size
+    pixels = math.prod(order[1:])
     return (order[0], pixels) if order and 1 not in (order[0], pixels) else None
 
 
