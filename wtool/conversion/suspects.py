@@ -6,7 +6,7 @@ or comes before a Reshape; shapes and order raise the suspicion, and then it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wtool.conversion.units import Trait, Unit
 
@@ -27,10 +27,10 @@ _GIVEN_CHANNELS = 4
 def produced_widths(units: Sequence[Unit]) -> dict[int, set[str]]:
     """How wide what layers give is, joined pictures among them -> labels."""
     widths = _given_widths(units)
-    joined = _joined_widths(units)
+    is_joined = _joins(units)
     for unit in units:
         for kind, shape in unit.traits:
-            if kind == "batchnorm" and shape[-1] in joined:
+            if kind == "batchnorm" and is_joined(shape[-1]):
                 widths.setdefault(shape[-1], set()).add(unit.label)
     return widths
 
@@ -51,15 +51,15 @@ def _made_up_channels(units: Sequence[Unit]) -> set[int]:
     return {c for c in taken if c > _GIVEN_CHANNELS and c not in widths}
 
 
-def _joined_widths(units: Sequence[Unit]) -> set[int]:
-    """How wide pictures joined along their channels are, as DenseNet's: of a layer's inputs and
-    another's outputs; none where every convolution takes what some layer gives.
+def _joins(units: Sequence[Unit]) -> Callable[[int], bool]:
+    """Whether pictures joined along their channels, as DenseNet's, are so wide: a layer's inputs
+    and another's outputs. None are where every convolution takes what some layer gives.
     """
     if not _made_up_channels(units):
-        return set()
+        return lambda width: False
     taken = {c for unit in units for c in _channels_in(unit)}
     given = {c for unit in units for c in _channels_out(unit)}
-    return {one + other for one in taken for other in given}
+    return lambda width: any(width - one in given for one in taken)
 
 
 def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
@@ -71,13 +71,14 @@ def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
     """
     channels = {c for unit in units for c in _channels_out(unit)}
     widths = produced_widths(units)
-    joined = _joined_widths(units)
+    is_joined = _joins(units)
     found = set()
     for place, unit in enumerate(units):
         for wide, _ in _sizes(unit):
             near = None
             if ordered:
-                near = _near(units[:place][::-1], 0 if wide in joined else wide)
+                before = (units[i] for i in range(place - 1, -1, -1))
+                near = _near(before, 0 if is_joined(wide) else wide)
             multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
             explained = bool(widths.get(wide, set()) - {unit.label})
             if _may_hold(wide, near, _channels_out) or (multiple and not explained):
@@ -92,11 +93,13 @@ def before_pictures(units: Sequence[Unit], *, ordered: bool) -> set[str]:
     are `ordered`; or of channels that a convolution takes and no layer gives, while none takes all.
     """
     taken = {wide for unit in units for wide, _ in _sizes(unit)}
-    made_up = _made_up_channels(units) - _joined_widths(units)
+    is_joined = _joins(units)
+    made_up = {width for width in _made_up_channels(units) if not is_joined(width)}
     found = set()
     for place, unit in enumerate(units):
         for _, long in _sizes(unit):
-            near = _near(units[place + 1 :], long) if ordered else None
+            behind = (units[i] for i in range(place + 1, len(units)))
+            near = _near(behind, long) if ordered else None
             multiple = any(long % c == 0 and long != c for c in made_up)
             if _may_hold(long, near, _channels_in) or (multiple and long not in taken):
                 found.add(unit.label)
@@ -129,7 +132,7 @@ def _channels_in(unit: Unit) -> set[int]:
     return {shape[places[kind]] for kind, shape in unit.traits if kind in places}
 
 
-def _near(units: Sequence[Unit], width: int) -> Unit | None:
+def _near(units: Iterable[Unit], width: int) -> Unit | None:
     """The first of the units that is no norm of that width: one of another width is of pictures."""
     for unit in units:
         kinds = {kind for kind, _ in unit.traits}
