@@ -11,6 +11,8 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from wtool.errors import InputError, MissingInput, TruncatedInput, UnsafeInput
@@ -125,9 +127,18 @@ class FileSource:
         if self._descriptors is None:
             self._read(self._fd, offset, buffer)
             return
+        with self.descriptor() as fd:
+            self._read(fd, offset, buffer)
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """The open file, for a reader that calls the system itself; not to be closed."""
+        if self._descriptors is None:
+            yield self._fd
+            return
         fd = self._descriptors.take(self._path, self._status)
         try:
-            self._read(fd, offset, buffer)
+            yield fd
         finally:
             self._descriptors.give_back(self._path)
 

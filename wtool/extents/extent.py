@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wtool.dtypes import DType
 from wtool.errors import MalformedInput, UnsupportedError
 from wtool.extents.shapes import boxes, check_shape
-from wtool.sources import Source, absolute
+from wtool.sources import FileSource, Source, absolute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +81,17 @@ class Extent(ABC):
         Exactly: C order, little-endian, `dtype.bits` bits each, nothing to apply.
         """
         return None
+
+    def file_span(self) -> tuple[FileSource, int] | None:
+        """(file, offset) of the stored bytes where `raw_span` says so, in a local file; else None.
+
+        For loops that read the file themselves.
+        """
+        span = self.raw_span()
+        if span is None:
+            return None
+        source, offset = absolute(*span[:2])
+        return (source, offset) if isinstance(source, FileSource) else None
 
     @cached_property
     def count(self) -> int:

@@ -79,6 +79,29 @@ class Loops:
         self._pieces = []
         return self.measure_floats(values)
 
+    def scan_codes(self, file: int, offset: int, nbytes: int) -> int:
+        """Count codes in `nbytes` of an open file; how many of these bytes, from the first on.
+
+        What is left, all of it where no loop reads files, is to be read and counted.
+        """
+        return 0
+
+    def scan_floats(
+        self,
+        file: int,
+        offset: int,
+        n: int,
+        counting: bool,
+        again: Callable[[int, int], np.ndarray],
+    ) -> tuple[int, Moments]:
+        """`add_piece` of the blocks of (n,) float32 in an open file; how many values, from the
+        first on, and the moments of all blocks that ended.
+
+        counting: whether to `count_upper` too. What is left, all where no loop reads files, is to
+        be read and added. again(start, stop): reads a block once more, see `end_block`.
+        """
+        return 0, EMPTY
+
     def count_codes(self, codes: np.ndarray) -> None:
         """Count (n,) uint8 or uint16 codes, contiguous."""
         self._add(np.bincount(codes, minlength=1 << (8 * codes.itemsize)))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from wtool.kernels import blocks
 from wtool.kernels.blocks import BINS, BLOCK, LANES, SPLIT, Sums, block_exponent, finish
-from wtool.kernels.moments import EMPTY, Moments
+from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked
+from wtool.kernels.scan_loops import READ, TOTALS
 
 # Bit patterns of infinity and of the smallest normal value, and the type of the patterns.
 _PATTERNS: dict[np.dtype, tuple[np.dtype, int, int]] = {
     np.dtype(np.float32): (np.dtype(np.int32), 0x7F80_0000, 0x0080_0000),
     np.dtype(np.float64): (np.dtype(np.int64), 0x7FF0_0000_0000_0000, 0x0010_0000_0000_0000),
 }
-NAMES_32 = ("measure_values", "fold_lanes", "count_upper_halves", "take_table")
+# Bytes that a loop reads at once: they stay in the second-level cache beside the tables.
+SCAN_BYTES = 1 << 19
+# Loops that read files themselves; there are some where the system has their function.
+_SCANS = hasattr(os, READ)
+NAMES_32: tuple[str, ...] = ("measure_values", "fold_lanes", "count_upper_halves", "take_table")
 NAMES_64 = ("find_extremes", "scale_values", "add_powers", "fold_lanes")
-NAMES_CODES = ("count_halves", "take_table")
+NAMES_CODES: tuple[str, ...] = ("count_halves", "take_table")
+if _SCANS:
+    NAMES_32 += ("scan_floats",)
+    NAMES_CODES += ("scan_codes",)
 
 
 class Loops(blocks.Loops):
@@ -36,6 +46,7 @@ class Loops(blocks.Loops):
         self._in_block = 0  # values of the pieces of a block
         self._taken: np.ndarray | None = None
         self._scaled: np.ndarray | None = None
+        self._memory: np.ndarray | None = None
         self._at_lanes = self._lanes.ctypes.data
         self._at_sums = self._sums.ctypes.data
         self._at_centre = self._centre.ctypes.data
@@ -58,7 +69,7 @@ class Loops(blocks.Loops):
         low, high, _, _ = self._found.tolist()
         if high >= infinity or low <= ~infinity:
             return self._measure_around(values)
-        counts, ends = self._read_found(n, values.dtype)
+        counts, ends = _read_found(self._found.tolist(), n, values.dtype)
         return finish(counts, ends, self._sum_float64(at, n, block_exponent(*ends)))
 
     def add_piece(self, values: np.ndarray) -> None:
@@ -71,38 +82,79 @@ class Loops(blocks.Loops):
     def end_block(self, again: Callable[[], np.ndarray]) -> Moments:
         """See blocks.Loops."""
         n, self._in_block = self._in_block, 0
-        low, high, _, _ = self._found.tolist()
+        self._linked["fold_lanes"](self._at_lanes, 5, self._at_sums)
+        sums = [self._centre.item(), *self._sums.ravel().tolist()]
+        return self._end_block(n, self._found.tolist(), sums, again)
+
+    def scan_floats(
+        self,
+        file: int,
+        offset: int,
+        n: int,
+        counting: bool,
+        again: Callable[[int, int], np.ndarray],
+    ) -> tuple[int, Moments]:
+        """See blocks.Loops."""
+        if not _SCANS:
+            return super().scan_floats(file, offset, n, counting, again)
+        starts = range(0, n, BLOCK)
+        found = np.empty((len(starts), 4), np.int64)
+        sums = np.empty((len(starts), TOTALS))
+        end = np.empty(1, np.int64)
+        self._linked["scan_floats"](
+            *(file, offset, n, BLOCK, SCAN_BYTES // 4, int(counting)),
+            *(*[self._at_memory()] * 4, self._at_table),
+            *(self._at_found, self._at_lanes, self._at_centre, self._at_sums),
+            *(found.ctypes.data, sums.ctypes.data, end.ctypes.data),
+        )
+        self._used |= counting
+        done = int(end[0])
+        moments = EMPTY
+        for first, keys, totals in zip(starts, found.tolist(), sums.tolist(), strict=True):
+            last = min(n, first + BLOCK)
+            if done < last:
+                self._in_block = max(0, done - first)
+                break
+            block = self._end_block(last - first, keys, totals, partial(again, first, last))
+            moments = merge(moments, block)
+        return done, moments
+
+    def scan_codes(self, file: int, offset: int, nbytes: int) -> int:
+        """See blocks.Loops."""
+        whole = nbytes - nbytes % 8
+        if not _SCANS or not whole:
+            return 0
+        memory = self._at_memory()
+        self._linked["scan_codes"](
+            file, offset, whole, SCAN_BYTES, memory, memory, self._at_table, self._at_found
+        )
+        self._used = True
+        return int(self._found[0])
+
+    def _at_memory(self) -> int:
+        """Where loops put what they read."""
+        if self._memory is None:
+            self._memory = np.empty(SCAN_BYTES, np.uint8)
+        return self._memory.ctypes.data
+
+    def _end_block(
+        self, n: int, found: list[int], totals: list[float], again: Callable[[], np.ndarray]
+    ) -> Moments:
+        """The moments of n float32: their (low, high, zeros, small), centre and folded lanes."""
+        low, high, _, _ = found
         dtype = np.dtype(np.float32)
         infinity = _PATTERNS[dtype][1]
         if high >= infinity or low <= ~infinity:
             return self._measure_around(again())
-        counts, ends = self._read_found(n, dtype)
-        return finish(counts, ends, self._sum_float32())
+        centre, first, lost, absolute, _, square, _, cube, _, fourth, _ = totals
+        sums = Sums(first, lost, centre, absolute, square, cube, fourth, 0)
+        return finish(*_read_found(found, n, dtype), sums)
 
     def _measure_around(self, values: np.ndarray) -> Moments:
         """The moments of a block in which some values are not finite."""
         nan = int(np.count_nonzero(np.isnan(values)))
         kept = values[np.isfinite(values)]
         return blocks.with_specials(self.measure_floats(kept), nan, len(values) - nan - len(kept))
-
-    def _read_found(
-        self, n: int, dtype: np.dtype
-    ) -> tuple[tuple[int, int, int, int, int], tuple[float, float]]:
-        """(counts, extremes) of n finite values, see blocks.finish."""
-        low, high, zeros, small = self._found.tolist()
-        mask = (1 << (8 * dtype.itemsize - 1)) - 1
-        kind = _PATTERNS[dtype][0]
-        ends = np.array([key if key >= 0 else key ^ mask for key in (low, high)], dtype=kind)
-        # Adding 0.0 turns -0.0 into 0.0.
-        first, last = (ends.view(dtype) + dtype.type(0)).tolist()
-        return (n, 0, 0, zeros, small - zeros), (first, last)
-
-    def _sum_float32(self) -> Sums:
-        """The sums of the block that was measured last: its lanes are still there."""
-        self._linked["fold_lanes"](self._at_lanes, 5, self._at_sums)
-        (high, low), *rest = self._sums.tolist()
-        absolute, square, cube, fourth = (total for total, _ in rest)
-        return Sums(high, low, self._centre.item(), absolute, square, cube, fourth, 0)
 
     def _sum_float64(self, at: int, n: int, exponent: int) -> Sums:
         scale = 2.0**-exponent
@@ -160,3 +212,16 @@ class Loops(blocks.Loops):
             super().count_codes(rest)
         elif len(rest):
             super().count_upper(rest)
+
+
+def _read_found(
+    found: list[int], n: int, dtype: np.dtype
+) -> tuple[tuple[int, int, int, int, int], tuple[float, float]]:
+    """(counts, extremes) of n finite values, see blocks.finish, from what `find_extremes` found."""
+    low, high, zeros, small = found
+    mask = (1 << (8 * dtype.itemsize - 1)) - 1
+    kind = _PATTERNS[dtype][0]
+    ends = np.array([key if key >= 0 else key ^ mask for key in (low, high)], dtype=kind)
+    # Adding 0.0 turns -0.0 into 0.0.
+    first, last = (ends.view(dtype) + dtype.type(0)).tolist()
+    return (n, 0, 0, zeros, small - zeros), (first, last)

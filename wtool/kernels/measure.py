@@ -83,7 +83,7 @@ def measure(
     """
     linked = load(_names(tensors), sum(tensor.count for tensor in tensors))
     worker = _Worker(tensors, quantiles, linked, watch)
-    pool = executor or ThreadPoolExecutor(jobs)
+    pool = executor or ThreadPoolExecutor(jobs or os.cpu_count())
     width = AHEAD * (jobs or os.cpu_count() or 1)
     sums: dict[int, Sum] = {}
     left: dict[int, int] = {}
@@ -178,7 +178,7 @@ class _Worker:
         moments = EMPTY
         codes = counts = np.empty(0, np.int64)
         ordered = None
-        is_long = tensor.count > PIECE and (coded or dtype.carrier == np.float32)
+        is_long = tensor.count > SORT_UP_TO and (coded or dtype.carrier == np.float32)
         span = _raw_span(tensor) if is_long else None
         blocks: Iterable[np.ndarray] = ()
         if span is not None:
@@ -218,10 +218,14 @@ class _Worker:
         """
         coded = is_coded(tensor.dtype)
         step = CODES_PIECE if coded else PIECE
+        at, stop = piece.first * BLOCK, min(piece.last * BLOCK, tensor.count)
         moments = EMPTY
-        for first in range(piece.first * BLOCK, min(piece.last * BLOCK, tensor.count), BLOCK):
-            last = min(first + BLOCK, tensor.count)
-            for start in range(first, last, step):
+        if self._watch is None:
+            at, moments = self._scan(loops, tensor, span, at, stop, counting)
+        while at < stop:
+            first = at - at % BLOCK
+            last = min(first + BLOCK, stop)
+            for start in range(at, last, step):
                 values = self._read(tensor, span, start, min(start + step, last))
                 if self._watch is not None:
                     self._watch(piece.index, start, values)
@@ -234,7 +238,29 @@ class _Worker:
             if not coded:
                 again = partial(self._read, tensor, span, first, last)
                 moments = merge(moments, loops.end_block(again))
+            at = last
         return moments
+
+    def _scan(
+        self, loops: Loops, tensor: Values, span: Span, start: int, stop: int, counting: bool
+    ) -> tuple[int, Moments]:
+        """(end, moments) of the values from `start` to `end`, as far as loops read them alone."""
+        place = tensor.extent.file_span()
+        if place is None:
+            return start, EMPTY
+        source, offset = place
+        width = tensor.dtype.carrier.itemsize
+        offset += start * width
+        with source.descriptor() as file:
+            if is_coded(tensor.dtype):
+                nbytes = loops.scan_codes(file, offset, (stop - start) * width)
+                return start + nbytes // width, EMPTY
+
+            def again(first: int, last: int) -> np.ndarray:
+                return self._read(tensor, span, start + first, start + last)
+
+            done, moments = loops.scan_floats(file, offset, stop - start, counting, again)
+            return start + done, moments
 
     def _loops(self) -> Loops:
         """The loops of this thread."""

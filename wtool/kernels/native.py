@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wtool.kernels import cast_loops, loops, transpose_loops
+from wtool.kernels import cast_loops, loops, scan_loops, transpose_loops
 
 
 class Loop(NamedTuple):
@@ -62,6 +62,17 @@ LOOPS: dict[str, Loop] = {
     "count_halves": _plain(loops.count_halves, "uint64", ":int64", "uint32"),
     "count_upper_halves": _plain(loops.count_upper_halves, "uint64", ":int64", "uint32"),
     "take_table": _plain(loops.take_table, "uint32", "int64", "int64", "int64"),
+    "scan_codes": Loop(
+        scan_loops.make_scan_codes,
+        (":int32", *[":int64"] * 3, "uint8", "uint64", "uint32", "int64"),
+    ),
+    "scan_floats": Loop(
+        scan_loops.make_scan_floats,
+        (
+            *(":int32", *[":int64"] * 5, "uint8", "float32", "int32", "uint64", "uint32"),
+            *("int64", "float64", "float64", "float64", "int64", "float64", "int64"),
+        ),
+    ),
     "narrow_to_16": _narrow("uint16"),
     "narrow_to_8": _narrow("uint8"),
     "transpose_16": _transpose(16),
@@ -71,7 +82,7 @@ LOOPS: dict[str, Loop] = {
 # The object code depends on these files.
 _SOURCES = tuple(
     Path(__file__).with_name(f"{name}.py")
-    for name in ("native", "loops", "cast_loops", "transpose_loops", "vectors")
+    for name in ("native", "loops", "cast_loops", "scan_loops", "transpose_loops", "vectors")
 )
 # Elements from which linking kept code (50 ms) beats NumPy on them; compiling takes 2 seconds, once
 # where it can be kept.
@@ -156,7 +167,8 @@ def compile_loop(name: str) -> bytes:
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
-    outside = [f.name for f in module.functions if f.is_declaration and f.name[:5] != "llvm."]
+    declared = [f.name for f in module.functions if f.is_declaration]
+    outside = [name for name in declared if name[:5] != "llvm." and name != scan_loops.READ]
     if outside:
         raise RuntimeError(f"loop {name} calls {outside[0]}")
     return bytes(machine.emit_object(module))
