@@ -20,11 +20,10 @@ import numpy as np
 
 from wtool.dtypes import DType
 from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
-from wtool.kernels.codes import is_coded
+from wtool.kernels.codes import count_each, is_coded
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
 from wtool.kernels.parts import Measured, Part, Sum, Values, block_bytes, finish
-from wtool.kernels.quantiles import count_each
 from wtool.kernels.selection import SORT_UP_TO
 
 # One job: small enough that all cores finish together, large enough that handing it out costs

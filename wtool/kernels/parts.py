@@ -14,7 +14,7 @@ from wtool.kernels.codes import is_coded, measure_codes, sort_codes
 from wtool.kernels.exact import ratio
 from wtool.kernels.exact_sums import sum_exactly
 from wtool.kernels.moments import EMPTY, Moments, merge
-from wtool.kernels.quantiles import Counted, count_bins, count_values
+from wtool.kernels.quantiles import Counted, count_bins
 
 # A sum smaller than this part of the sum of magnitudes is taken once more, exactly: blocks add up
 # in float64, right to about 2^-53 of the latter. Freshly drawn weights stay above 2^-20.
@@ -95,7 +95,7 @@ def finish(tensor: Values, part: Part, quantiles: bool) -> Measured:
         found = sort_codes(dtype.name, part.codes, part.counts)
         return Measured(
             measure_codes(dtype.name, found),
-            count_values(dtype.name, found) if quantiles else None,
+            Counted(found.values, found.counts, True) if quantiles else None,
         )
     moments = part.moments
     if dtype.kind in ("float", "complex") and _cancels(moments):

@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from wtool.kernels.blocks import BINS
-from wtool.kernels.codes import CodeCounts, code_table
+from wtool.kernels.codes import count_each
 
 QUANTILES = {
     "p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99,
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """How often each value occurs: values (n,) float64, rising, finite; counts (n,) int64, none 0.
 
@@ -34,15 +34,15 @@ class Counted:
     counts: np.ndarray
     exact: bool
 
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """How many values there are up to each one: (n,) int64."""
+        return np.cumsum(self.counts)
+
     @property
     def total(self) -> int:
         """Number of values counted."""
-        return int(self.counts.sum())
-
-
-def count_values(name: str, found: CodeCounts) -> Counted:
-    """The values of a narrow type `name` that these codes stand for."""
-    return Counted(*count_each(code_table(name).values[found.codes], found.counts), True)
+        return int(self.ends[-1]) if len(self.ends) else 0
 
 
 def count_bins(codes: np.ndarray, counts: np.ndarray, *, integral: bool) -> Counted:
@@ -64,43 +64,38 @@ def merge_counted(parts: Sequence[Counted]) -> Counted:
     return Counted(*count_each(values[order], counts[order]), exact)
 
 
-def count_each(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of (n,) rising values once, and the sum of its counts, (n,) int64."""
-    new = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=new[1:])
-    if not new.all():
-        starts = np.flatnonzero(new)
-        values, counts = values[starts], np.add.reduceat(counts, starts)
-    return values, counts
-
-
-def positions(total: int, quantiles: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def positions(total: int, quantiles: Sequence[float]) -> tuple[list[int], list[int], list[float]]:
     """Places of each quantile's two neighbours among `total` > 0 values; weight of the second."""
-    virtual = (total - 1) * np.asarray(quantiles)
-    lower = np.floor(virtual)
-    below = lower.astype(np.int64)
-    return below, np.minimum(below + 1, total - 1), virtual - lower
+    virtual = [(total - 1) * q for q in quantiles]
+    below = [math.floor(v) for v in virtual]
+    above = [min(place + 1, total - 1) for place in below]
+    return below, above, [v - place for v, place in zip(virtual, below, strict=True)]
 
 
-def between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The straight line from `lower` to `upper` at `weight`, as NumPy computes it."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        step = upper - lower
-        line = np.where(weight < 0.5, lower + step * weight, upper - step * (1 - weight))
-    # The distance itself may be beyond float64; halves of it are not.
-    return np.where(np.isfinite(line), line, lower * (1 - weight) + upper * weight)
+def between(
+    lower: Sequence[float], upper: Sequence[float], weights: Sequence[float]
+) -> list[float]:
+    """The straight line from each `lower` to `upper` at its weight, as NumPy computes it."""
+    answers = []
+    for first, last, weight in zip(lower, upper, weights, strict=True):
+        step = last - first
+        line = first + step * weight if weight < 0.5 else last - step * (1 - weight)
+        # The distance itself may be beyond float64; halves of it are not.
+        if not math.isfinite(line):
+            line = first * (1 - weight) + last * weight
+        answers.append(line)
+    return answers
 
 
 def quantiles_of(
     data: Counted, low: float | int, high: float | int, quantiles: Sequence[float]
 ) -> list[float]:
     """Quantiles of counted values that are known to lie between `low` and `high`; not empty."""
-    ends = np.cumsum(data.counts)
-    below, above, weight = positions(int(ends[-1]), quantiles)
-    values = _within(data, float(low), float(high))
-    lower = values[np.searchsorted(ends, below, side="right")]
-    upper = values[np.searchsorted(ends, above, side="right")]
-    return [float(q) for q in between(lower, upper, weight)]
+    below, above, weights = positions(data.total, quantiles)
+    low, high = float(low), float(high)  # the middles of the outermost bins may lie outside
+    found = data.values[np.searchsorted(data.ends, below + above, side="right")]
+    values = [min(max(value, low), high) for value in found.tolist()]
+    return between(values[: len(below)], values[len(below) :], weights)
 
 
 def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> list[int]:
@@ -108,8 +103,8 @@ def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> li
     if low == high:
         return [data.total] + [0] * (bins - 1)
     starts = np.array(bin_starts(float(low), float(high), bins), np.float64)
-    before = np.concatenate([[0], np.cumsum(data.counts)])
-    cuts = before[np.searchsorted(data.values, starts)].tolist()
+    behind = np.searchsorted(data.values, starts)
+    cuts = np.where(behind > 0, data.ends[behind - 1], 0).tolist()
     return [stop - start for start, stop in zip([0, *cuts], [*cuts, data.total], strict=True)]
 
 
@@ -149,12 +144,6 @@ def _is_short(value: float | int) -> bool:
     """Whether 0 or far from both ends of float64, and at most 48 bits long: times 16 is exact."""
     fraction, exponent = math.frexp(value)
     return abs(exponent) < 900 and (fraction * 2.0**48).is_integer()
-
-
-def _within(data: Counted, low: float, high: float) -> np.ndarray:
-    """The values, the middles of the outermost bins brought between `low` and `high`."""
-    values = data.values
-    return values if low <= values[0] and values[-1] <= high else np.clip(values, low, high)
 
 
 @lru_cache(maxsize=2)

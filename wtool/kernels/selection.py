@@ -30,12 +30,10 @@ def select_quantiles(
     """
     if total <= SORT_UP_TO:
         return quantiles_of_ordered(_sort(passes), quantiles)
-    below, above, weight = positions(total, quantiles)
-    places = np.array(sorted({*below.tolist(), *above.tolist()}))
-    values = select(passes, places)
-    lower = values[np.searchsorted(places, below)]
-    upper = values[np.searchsorted(places, above)]
-    return [float(q) for q in between(lower, upper, weight)]
+    below, above, weights = positions(total, quantiles)
+    places = sorted({*below, *above})
+    values = dict(zip(places, select(passes, np.array(places)).tolist(), strict=True))
+    return between([values[i] for i in below], [values[i] for i in above], weights)
 
 
 def select_from_tensors(
@@ -109,9 +107,9 @@ def _sort(passes: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
 
 def quantiles_of_ordered(ordered: np.ndarray, quantiles: Sequence[float]) -> list[float]:
     """NumPy's "linear" quantiles of (n,) rising finite values, n > 0."""
-    below, above, weight = positions(len(ordered), quantiles)
-    lower, upper = (ordered[places].astype(np.float64) for places in (below, above))
-    return [float(q) for q in between(lower, upper, weight)]
+    below, above, weights = positions(len(ordered), quantiles)
+    values = ordered[below + above].astype(np.float64).tolist()
+    return between(values[: len(below)], values[len(below) :], weights)
 
 
 def select(passes: Callable[[], Iterable[np.ndarray]], places: np.ndarray) -> np.ndarray:
