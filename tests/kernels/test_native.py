@@ -34,26 +34,35 @@ def counts(linked: native.Linked) -> np.ndarray:
 
 def test_a_loop_is_compiled_once_and_then_found(folder, compilations):
     for _ in range(2):
-        linked = native.load(NAMES, native.COMPILE_FROM)
+        linked = native.link(NAMES, native.COMPILE_FROM)
         assert linked is not None
         assert counts(linked).tolist() == [3, 6, 3]
     assert compilations == ["count_halves"]
     assert len(list(folder.iterdir())) == 1
 
 
+def test_what_is_linked_is_there_for_the_whole_process(folder, monkeypatch, compilations):
+    monkeypatch.setattr(native, "_LINKED", {})
+    linked = native.load(NAMES, native.COMPILE_FROM)
+    for kept in folder.iterdir():
+        kept.unlink()
+    assert native.load(NAMES, native.LINK_FROM) is linked
+    assert len(compilations) == 1
+
+
 def test_small_work_neither_links_nor_compiles(folder, compilations):
     assert native.load(NAMES, native.LINK_FROM - 1) is None
-    assert native.load(NAMES, native.COMPILE_FROM - 1) is None
+    assert native.link(NAMES, native.COMPILE_FROM - 1) is None
     assert compilations == []
 
 
 def test_a_kept_file_that_is_not_whole_is_compiled_again(folder, compilations):
-    native.load(NAMES, native.COMPILE_FROM)
+    native.link(NAMES, native.COMPILE_FROM)
     [kept] = folder.iterdir()
     data = kept.read_bytes()
     for broken in (b"", data[:3], data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
         kept.write_bytes(broken)
-        linked = native.load(NAMES, native.COMPILE_FROM)
+        linked = native.link(NAMES, native.COMPILE_FROM)
         assert linked is not None
         assert counts(linked).tolist() == [3, 6, 3]
         assert kept.read_bytes() == data
@@ -61,10 +70,10 @@ def test_a_kept_file_that_is_not_whole_is_compiled_again(folder, compilations):
 
 
 def test_a_kept_file_that_others_can_write_is_not_loaded(folder, compilations):
-    native.load(NAMES, native.COMPILE_FROM)
+    native.link(NAMES, native.COMPILE_FROM)
     [kept] = folder.iterdir()
     kept.chmod(0o666)
-    assert native.load(NAMES, native.COMPILE_FROM - 1) is None
+    assert native.link(NAMES, native.COMPILE_FROM - 1) is None
 
 
 def test_where_nothing_can_be_kept_only_the_largest_work_compiles(
@@ -72,6 +81,6 @@ def test_where_nothing_can_be_kept_only_the_largest_work_compiles(
 ):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("WTOOL_CACHE_DIR", str(tmp_path / "file"))
-    assert native.load(NAMES, native.COMPILE_FROM) is None
-    assert native.load(NAMES, native.COMPILE_ALWAYS_FROM) is not None
+    assert native.link(NAMES, native.COMPILE_FROM) is None
+    assert native.link(NAMES, native.COMPILE_ALWAYS_FROM) is not None
     assert compilations == ["count_halves"]

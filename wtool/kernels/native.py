@@ -191,14 +191,28 @@ def _symbol(name: str) -> str:
     return f"wtool_{name}"
 
 
-def load(names: tuple[str, ...], elements: int) -> Linked | None:
-    """The loops `names`, linked, where that pays for work on so many `elements`; else None.
+_LINKED: dict[tuple[str, ...], Linked] = {}
 
-    None too where a loop is not kept yet and the work does not pay for compiling it, or where this
-    machine can do neither.
+
+def load(names: tuple[str, ...], elements: int) -> Linked | None:
+    """The loops `names` where they pay for work on so many `elements`, else None; see `link`.
+
+    What was linked once in this process is there for all that follows.
     """
     if elements < LINK_FROM:
         return None
+    linked = _LINKED.get(names) or link(names, elements)
+    if linked is not None:
+        _LINKED[names] = linked
+    return linked
+
+
+def link(names: tuple[str, ...], elements: int) -> Linked | None:
+    """The loops `names`, linked anew.
+
+    None where one is not kept yet and so many elements do not pay for compiling it, or where this
+    machine can do neither.
+    """
     try:
         objects = _objects(names, elements)
         return None if objects is None else Linked(objects)
