@@ -37,9 +37,9 @@ CODES_PIECE = 1 << 19
 INFINITY_BIN = 0x7F80
 # From so many elements on, a count for every code is cheaper than sorting the codes.
 DENSE = 1 << 13
-# Parts are finished together, at the end or when they hold so many numbers (16 MB): small steps in
+# Parts are finished together, at the end or when they hold so many numbers (8 MB): small steps in
 # NumPy that run beside threads which measure take six times as long, each waits for the lock.
-MAX_WAITING = 1 << 21
+MAX_WAITING = 1 << 20
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
 # (tensor number, element that the block starts with, block): looks at values while they are near.
