@@ -26,7 +26,7 @@ def compilations(monkeypatch):
 
 
 def counts(linked: native.Linked) -> np.ndarray:
-    table = np.zeros((2, 1 << 16), np.uint32)
+    table = np.zeros((4, 1 << 16), np.uint32)
     words = np.array([1, 2, 2, 65535] * 3, np.uint16)
     linked["count_halves"](words.ctypes.data, 3, table.ctypes.data)
     return table.sum(axis=0)[[1, 2, 65535]]

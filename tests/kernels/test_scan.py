@@ -63,10 +63,10 @@ def stored(values: np.ndarray, dtype: str, path, **options) -> Tensor:
     return Tensor("t", "t", Strided(window, 0, len(data), DTYPES[dtype], values.shape))
 
 
-def numbers(n: int, dtype: str) -> np.ndarray:
-    """Values near zero, a tenth of them zero."""
+def numbers(n: int, dtype: str, zeros: float = 0.1) -> np.ndarray:
+    """Values near zero, so many of them zero."""
     values = RANDOM.standard_normal(n) * (0.02 if DTYPES[dtype].kind == "float" else 40)
-    values[RANDOM.integers(0, n, n // 10)] = 0
+    values[RANDOM.random(n) < zeros] = 0
     return values.astype(DTYPES[dtype].carrier)
 
 
@@ -89,6 +89,22 @@ def test_a_file_gives_what_memory_gives(dtype, n, tmp_path, scanned):
     values = numbers(n, dtype)
     agree(measured(stored(values, dtype, tmp_path / "f")), measured(tensor(values, dtype)))
     assert sum(scanned) >= n - 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_equal_neighbours_are_counted_as_well(dtype, tmp_path):
+    """Some stretches of the file are sparse, some are not."""
+    values = np.concatenate([numbers(100_000, dtype, zeros) for zeros in (0.95, 0.0, 0.6, 0.2, 1)])
+    found = measured(stored(values, dtype, tmp_path / "f"))
+    kept, counts = np.unique(values, return_counts=True)
+    assert found.values is not None
+    if dtype == "float32":
+        assert found.values.total == len(values)
+        [zero] = found.values.counts[found.values.values == 0]
+        assert zero == np.count_nonzero(values == 0)
+    else:
+        np.testing.assert_array_equal(found.values.values, kept.astype(np.float64))
+        np.testing.assert_array_equal(found.values.counts, counts)
 
 
 def test_the_loops_take_files_that_are_opened_for_each_use(tmp_path, scanned):

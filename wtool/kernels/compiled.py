@@ -41,7 +41,7 @@ class Loops(blocks.Loops):
         self._sums = np.empty((5, 2))
         self._centre = np.empty(1)
         self._found = np.empty(4, np.int64)
-        self._table = np.zeros((2, BINS), np.uint32)
+        self._table = np.zeros((4, BINS), np.uint32)
         self._used = False
         self._in_block = 0  # values of the pieces of a block
         self._taken: np.ndarray | None = None

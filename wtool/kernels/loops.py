@@ -20,6 +20,11 @@ _MAGNITUDE_32 = 0x7FFF_FFFF
 _TINY_32 = 0x0080_0000
 # Counts that are looked at together: nearly all are zero.
 _GROUP = 32
+# Words whose codes are counted in one way, and of which one in so many is looked at first.
+_STRETCH = 1 << 13
+_SAMPLE_STEP = 1 << 7
+# Where the other tables of counts begin.
+_SECOND, _THIRD, _FOURTH = (np.uint64(place << 16) for place in (1, 2, 3))
 
 
 def find_extremes(bits: Any, n: int, shift: Any, mask: Any, tiny: Any, found: Any) -> int:
@@ -225,30 +230,55 @@ def fold_lanes(lanes: Any, rows: int, sums: Any) -> int:
 
 
 def count_halves(words: Any, n: int, table: Any) -> int:
-    """Counts of the four 16-bit codes in each of (n,) uint64; adds to `table`, (2, 65536) uint32.
+    """Counts of the four 16-bit codes in each of (n,) uint64; adds to `table`, (4, 65536) uint32.
 
-    Two tables, so that equal neighbours do not wait for each other.
+    Codes that stand next to their equals, as zeros do in sparse weights, go to four tables, or each
+    would wait for the one before. Others go to one table: more of it fits into the cache. A sample
+    of each _STRETCH says which.
     """
-    for i in range(n):
-        word = words[i]
-        table[word & np.uint64(0xFFFF)] += np.uint32(1)
-        table[np.uint64(65536) + ((word >> np.uint64(16)) & np.uint64(0xFFFF))] += np.uint32(1)
-        table[(word >> np.uint64(32)) & np.uint64(0xFFFF)] += np.uint32(1)
-        table[np.uint64(65536) + (word >> np.uint64(48))] += np.uint32(1)
+    for start in range(0, n, _STRETCH):
+        stop = min(n, start + _STRETCH)
+        equal = 0
+        for i in range(start, stop, _SAMPLE_STEP):
+            equal += ((words[i] ^ (words[i] >> np.uint64(16))) & np.uint64(0xFFFF)) == np.uint64(0)
+        if equal * _SAMPLE_STEP * 8 > stop - start:
+            for i in range(start, stop):
+                word = words[i]
+                table[word & np.uint64(0xFFFF)] += np.uint32(1)
+                table[_SECOND + ((word >> np.uint64(16)) & np.uint64(0xFFFF))] += np.uint32(1)
+                table[_THIRD + ((word >> np.uint64(32)) & np.uint64(0xFFFF))] += np.uint32(1)
+                table[_FOURTH + (word >> np.uint64(48))] += np.uint32(1)
+        else:
+            for i in range(start, stop):
+                word = words[i]
+                table[word & np.uint64(0xFFFF)] += np.uint32(1)
+                table[(word >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+                table[(word >> np.uint64(32)) & np.uint64(0xFFFF)] += np.uint32(1)
+                table[word >> np.uint64(48)] += np.uint32(1)
     return 0
 
 
 def count_upper_halves(words: Any, n: int, table: Any) -> int:
-    """Counts of the upper 16 bits of both float32 in each of (n,) uint64; as `count_halves`."""
-    for i in range(n):
-        word = words[i]
-        table[(word >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
-        table[np.uint64(65536) + (word >> np.uint64(48))] += np.uint32(1)
+    """Counts of the upper 16 bits of both float32 in each of (n,) uint64; adds to `table` as above.
+
+    Their codes are few, and four tables of them fit into the cache.
+    """
+    for pair in range(n // 2):
+        first = words[2 * pair]
+        second = words[2 * pair + 1]
+        table[(first >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+        table[_SECOND + (first >> np.uint64(48))] += np.uint32(1)
+        table[_THIRD + ((second >> np.uint64(16)) & np.uint64(0xFFFF))] += np.uint32(1)
+        table[_FOURTH + (second >> np.uint64(48))] += np.uint32(1)
+    if n % 2:
+        last = words[n - 1]
+        table[(last >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+        table[_SECOND + (last >> np.uint64(48))] += np.uint32(1)
     return 0
 
 
 def take_table(table: Any, codes: Any, counts: Any, found: Any) -> int:
-    """The codes that `table`, (2, 65536) uint32, has counted, rising, and how often; empties it.
+    """The codes that `table`, (4, 65536) uint32, has counted, rising, and how often; empties it.
 
     codes, counts: (65536,) int64 out, as many as are found. found: (1,) int64 out: that number.
     """
@@ -256,14 +286,15 @@ def take_table(table: Any, codes: Any, counts: Any, found: Any) -> int:
     for start in range(0, 65536, _GROUP):
         any_count: Any = np.uint32(0)
         for i in range(start, start + _GROUP):
-            any_count |= table[i] | table[65536 + i]
+            any_count |= table[i] | table[65536 + i] | table[131072 + i] | table[196608 + i]
         if any_count:
             for i in range(start, start + _GROUP):
-                count = np.int64(table[i]) + np.int64(table[65536 + i])
+                count: Any = np.int64(0)
+                for place in range(i, 262144, 65536):
+                    count += np.int64(table[place])
+                    table[place] = np.uint32(0)
                 codes[places] = i
                 counts[places] = count
                 places += count > 0
-                table[i] = np.uint32(0)
-                table[65536 + i] = np.uint32(0)
     found[0] = places
     return 0
