@@ -23,7 +23,7 @@ from collections.abc import Mapping as Dict
 from typing import Any, TypeVar
 
 from wtool.conversion.layer_blocks import expand_layer
-from wtool.conversion.layer_options import holds, refuse_unused
+from wtool.conversion.layer_options import refuse_unused
 from wtool.conversion.operation_text import Constant, parse_operations
 from wtool.conversion.operations import invert_all
 from wtool.conversion.rules import (
@@ -39,13 +39,19 @@ from wtool.conversion.rules import (
 )
 from wtool.conversion.templates import Template, link
 from wtool.conversion.toml_text import header_lines
-from wtool.dtypes import DTYPES
+from wtool.conversion.toml_values import (
+    check_keys,
+    made_values,
+    side_name,
+    switch_of,
+    text_of,
+    texts_of,
+)
 from wtool.errors import MalformedInput, UnsafeInput
 from wtool.sources import FileSource, read_bytes
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
-MAX_ELEMENTS = 1 << 20
 _TABLES = ("mapping", "const", "layer", "rule", "tied", "ignore", "make")
 _T = TypeVar("_T")
 
@@ -106,7 +112,7 @@ class _Loader:
                 f"no table '{unknown[0]}'{self._at(unknown[0])}", expected=", ".join(_TABLES)
             )
         head = self._table("mapping")
-        self._check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "about"})
+        check_keys(head, "mapping", {"name", "a", "b"}, {"schema", "notes", "about"})
         if head.get("schema", SCHEMA) != SCHEMA:
             raise MalformedInput("unknown schema", expected=SCHEMA, found=head["schema"])
         self.sides = {"a": self._side(head["a"], "a"), "b": self._side(head["b"], "b")}
@@ -119,26 +125,23 @@ class _Loader:
             raise MalformedInput("mapping has no [[layer]] and no [[rule]]")
         self._refuse_unused(blocks)
         return Mapping(
-            self._text(head["name"], "name"),
+            text_of(head["name"], "name"),
             self.sides,
             tuple(blocks),
             tuple(self._each("tied", self._tied)),
             tuple(self._each("ignore", self._ignored)),
             tuple(self._each("make", self._made)),
-            notes=(*self._texts(head.get("notes", []), "notes"), *self.notes),
+            notes=(*texts_of(head.get("notes", []), "notes"), *self.notes),
             constants=dict(self.constants),
             path=self.path,
-            about=self._text(head.get("about", ""), "about"),
+            about=text_of(head.get("about", ""), "about"),
         )
 
     def _refuse_unused(self, blocks: list[Block]) -> None:
         """Constants of the caller are the file's own, options of its layers, or in its rules."""
         rules = (row for row in self.tables.get("rule", []))
         words = {
-            word
-            for row in rules
-            for op in self._texts(row.get("op", []), "op")
-            for word in op.split()
+            word for row in rules for op in texts_of(row.get("op", []), "op") for word in op.split()
         }
         words |= {part for word in words for part in word.lstrip("-").split(":")}
         stated = self.tables.get("const", {})
@@ -162,7 +165,7 @@ class _Loader:
                 f"[mapping] {side} names no framework",
                 expected=f"{{ framework = ... }} of {', '.join(FRAMEWORKS)}",
             )
-        self._check_keys(given, f"mapping] [{side}", {"framework"}, {"sep"})
+        check_keys(given, f"mapping] [{side}", {"framework"}, {"sep"})
         separator = given.get("sep", FRAMEWORKS[framework])
         if separator not in (".", "/"):
             raise MalformedInput(f"[mapping] {side} sep", expected="'.' or '/'", found=separator)
@@ -196,32 +199,32 @@ class _Loader:
         return made
 
     def _layer(self, row: dict[str, Any], label: str) -> Block:
-        self._check_keys(row, "layer", {"kind", "a", "b"}, None)
+        check_keys(row, "layer", {"kind", "a", "b"}, None)
         fixed = {"kind", "a", "b", "lossy", "evidence", "note"}
         block = expand_layer(
             row["kind"],
-            {"a": self._texts(row["a"], "a"), "b": self._texts(row["b"], "b")},
+            {"a": texts_of(row["a"], "a"), "b": texts_of(row["b"], "b")},
             self.sides,
             options={k: v for k, v in row.items() if k not in fixed},
             constants=self.constants,
             label=f"{label} ({row['kind']})",
-            evidence=self._text(row.get("evidence", "mapping"), "evidence"),
+            evidence=text_of(row.get("evidence", "mapping"), "evidence"),
         )
         self._check_lossy(row, block, declared_by_kind=True)
         self._keep_note(row)
         return block
 
     def _rule(self, row: dict[str, Any], label: str) -> list[Block]:
-        self._check_keys(
+        check_keys(
             row, "rule", {"a", "b"}, {"op", "lossy", "evidence", "note", "optional", "reverse"}
         )
         texts: dict[SideName, list[str]] = {
-            "a": self._texts(row["a"], "a"),
-            "b": self._texts(row["b"], "b"),
+            "a": texts_of(row["a"], "a"),
+            "b": texts_of(row["b"], "b"),
         }
         names = link(texts, {side: self.sides[side].separator for side in texts})
-        forward = parse_operations(self._texts(row.get("op", []), "op"), self.constants)
-        both_ways = self._switch(row, "reverse", True)
+        forward = parse_operations(texts_of(row.get("op", []), "op"), self.constants)
+        both_ways = switch_of(row, "reverse", True)
         backward = invert_all(forward) if both_ways else None
         if backward is None and both_ways:
             raise MalformedInput(
@@ -232,11 +235,9 @@ class _Loader:
             "tensor",
             names,
             {"b": forward, "a": backward},
-            required=not self._switch(row, "optional", False),
+            required=not switch_of(row, "optional", False),
         )
-        block = Block(
-            label, "rule", (part,), self._text(row.get("evidence", "mapping"), "evidence")
-        )
+        block = Block(label, "rule", (part,), text_of(row.get("evidence", "mapping"), "evidence"))
         self._check_lossy(row, block, declared_by_kind=False)
         self._keep_note(row)
         return [block]
@@ -244,8 +245,8 @@ class _Loader:
     def _keep_note(self, row: dict[str, Any]) -> None:
         """A note of one block, under the name that it is about."""
         if "note" in row:
-            note = self._text(row["note"], "note")
-            self.notes.append(f"{', '.join(self._texts(row['a'], 'a'))}: {note}")
+            note = text_of(row["note"], "note")
+            self.notes.append(f"{', '.join(texts_of(row['a'], 'a'))}: {note}")
 
     def _check_lossy(self, row: dict[str, Any], block: Block, *, declared_by_kind: bool) -> None:
         """What a rule loses is declared; what is declared is lost."""
@@ -259,7 +260,7 @@ class _Loader:
         }
         declared = {
             word.strip()
-            for word in self._text(row.get("lossy", ""), "lossy").split(",")
+            for word in text_of(row.get("lossy", ""), "lossy").split(",")
             if word.strip()
         }
         if declared - lost:
@@ -275,108 +276,49 @@ class _Loader:
             )
 
     def _tied(self, row: dict[str, Any], label: str) -> Tied:
-        self._check_keys(row, "tied", {"side", "name", "same_as"}, {"reason", "when"})
-        side = self._side_name(row)
+        check_keys(row, "tied", {"side", "name", "same_as"}, {"reason", "when"})
+        side = side_name(row)
         separators = {side: self.sides[side].separator}
-        texts = self._texts([row["name"], row["same_as"]], "name")
+        texts = texts_of([row["name"], row["same_as"]], "name")
         (name,) = link({side: texts[:1]}, separators, texts[1:])[side]
         (same_as,) = link({side: texts[1:]}, separators, texts[:1])[side]
         if not same_as.variables <= name.variables:
             raise MalformedInput(f"'{same_as.text}' has variables that '{name.text}' does not tell")
-        return Tied(label, side, name, same_as, self._text(row.get("when", ""), "when"))
+        return Tied(label, side, name, same_as, text_of(row.get("when", ""), "when"))
 
     def _ignored(self, row: dict[str, Any], label: str) -> Ignored:
-        self._check_keys(row, "ignore", {"side", "name", "reason"}, set())
-        side = self._side_name(row)
+        check_keys(row, "ignore", {"side", "name", "reason"}, set())
+        side = side_name(row)
         (name,) = self._templates(side, [row["name"]])
-        reason = self._text(row["reason"], "reason")
+        reason = text_of(row["reason"], "reason")
         if not reason.strip():
             raise MalformedInput("leaves a tensor out and gives no reason", found=row["name"])
         return Ignored(label, side, name, reason)
 
     def _made(self, row: dict[str, Any], label: str) -> Made:
         optional = {"reason", "dtype", "shape", "fill", "values", "from_template", "also"}
-        self._check_keys(row, "make", {"side", "name"}, optional)
+        check_keys(row, "make", {"side", "name"}, optional)
         if ("fill" in row) + ("values" in row) + (row.get("from_template") is True) != 1:
             raise MalformedInput("says one of fill, values and from_template = true")
-        (name,) = self._templates(self._side_name(row), [row["name"]])
+        (name,) = self._templates(side_name(row), [row["name"]])
         if name.literal is None:
             raise MalformedInput("makes one tensor, with one name", found=row["name"])
         also = (
-            self._templates(self._side_name(row), [self._text(row["also"], "also")])[0]
+            self._templates(side_name(row), [text_of(row["also"], "also")])[0]
             if "also" in row
             else None
         )
-        shape = row.get("shape", [])
-        values = [row["fill"]] if "fill" in row else row.get("values")
-        dtype = row.get("dtype", "float32")
-        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-            raise MalformedInput("shape is a list of sizes", found=shape)
-        if (
-            not isinstance(dtype, str)
-            or dtype not in DTYPES
-            or DTYPES[dtype].kind not in ("float", "int", "uint", "bool")
-        ):
-            raise MalformedInput("no such type of numbers", found=dtype)
-        count = 1
-        for size in shape:
-            count *= size
-        if values is not None and (
-            not isinstance(values, list)
-            or not all(isinstance(v, int | float) for v in values)
-            or len(values) not in (1, count)
-            or count > MAX_ELEMENTS
-        ):
-            raise MalformedInput(f"values are {count} numbers, or one for all")
-        for value in values or ():
-            if not holds(DTYPES[dtype], value):
-                raise MalformedInput(f"{dtype} does not hold the value", found=value)
+        dtype, shape, values = made_values(row)
         return Made(
             label,
-            self._side_name(row),
+            side_name(row),
             name.literal,
-            self._text(row.get("reason", "the other side has none"), "reason"),
+            text_of(row.get("reason", "the other side has none"), "reason"),
             dtype,
-            tuple(shape),
-            None if values is None else tuple(float(v) for v in values),
+            shape,
+            values,
             also,
         )
 
     def _templates(self, side: SideName, texts: list[Any]) -> tuple[Template, ...]:
-        return link({side: self._texts(texts, "name")}, {side: self.sides[side].separator})[side]
-
-    def _side_name(self, row: dict[str, Any]) -> SideName:
-        if row["side"] not in ("a", "b"):
-            raise MalformedInput("side is 'a' or 'b'", found=row["side"])
-        return "a" if row["side"] == "a" else "b"
-
-    def _text(self, value: Any, what: str) -> str:
-        if not isinstance(value, str):
-            raise MalformedInput(f"{what} is a text", found=value)
-        return value
-
-    def _switch(self, row: dict[str, Any], name: str, default: bool) -> bool:
-        value = row.get(name, default)
-        if type(value) is not bool:
-            raise MalformedInput(f"{name} is true or false", found=value)
-        return value
-
-    def _texts(self, value: Any, what: str) -> list[str]:
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str) for item in items):
-            raise MalformedInput(f"{what} is a text or a list of texts")
-        return items
-
-    def _check_keys(
-        self, row: dict[str, Any], table: str, needed: set[str], optional: set[str] | None
-    ) -> None:
-        missing = sorted(needed - set(row))
-        if missing:
-            raise MalformedInput(f"[{table}] lacks '{missing[0]}'")
-        if optional is not None:
-            unknown = sorted(set(row) - needed - optional)
-            if unknown:
-                raise MalformedInput(
-                    f"[{table}] has no key '{unknown[0]}'",
-                    expected=", ".join(sorted(needed | optional)),
-                )
+        return link({side: texts_of(texts, "name")}, {side: self.sides[side].separator})[side]
