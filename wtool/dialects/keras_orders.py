@@ -16,6 +16,7 @@ from typing import Any
 
 from wtool.dialects.keras_classes import MAX_CONFIG_DEPTH
 from wtool.dialects.keras_graph import Call, Graph, Place, Shape, read_graph, without_batch
+from wtool.dialects.keras_shapes import count_of, joined, recurrent_shape, reshaped, size_of
 from wtool.dialects.keras_windows import (
     CONVOLUTIONS,
     POOLINGS,
@@ -164,10 +165,10 @@ class _Walk:
         if kind in _GLOBAL and shape and config.get("keepdims") is not True:
             return Value((shape[0] if is_first(config) else shape[-1],), ALIKE)
         if kind == "Embedding":
-            width = _size(config.get("output_dim"))
+            width = size_of(config.get("output_dim"))
             return Value(None if shape is None or width is None else (*shape, width), ALIKE)
         if kind in _RECURRENT:
-            return Value(_recurrent_shape(config, shape), ALIKE)
+            return Value(recurrent_shape(config, shape), ALIKE)
         return Value(None, OPEN)
 
     def _merged(self, kind: str, config: Mapping[str, Any], inputs: tuple[Value, ...]) -> Value:
@@ -183,13 +184,13 @@ class _Walk:
         if kind in _MERGING and len(set(shapes)) == 1:
             return first
         if kind == "Concatenate" and first.flat is None:
-            shape = _joined(shapes, config.get("axis"))
+            shape = joined(shapes, config.get("axis"))
             return unknown if shape is None else Value(shape, first.order)
         return unknown
 
     def _reshaped(self, kind: str, config: Mapping[str, Any], value: Value) -> Value:
         shape, order = value.shape, value.order
-        target = (-1,) if kind == "Flatten" else _target(config.get("target_shape"), shape)
+        target = (-1,) if kind == "Flatten" else reshaped(config.get("target_shape"), shape)
         if target is not None and len(target) == 1:
             if shape is not None and len(shape) == 1:
                 return value
@@ -199,7 +200,7 @@ class _Walk:
                 # Keras moves the channels last before it flattens.
                 shape = None if shape is None else (*shape[1:], shape[0])
                 order = LAST if order == ALIKE else OPEN
-            return Value((_count(shape),), order, (order, shape))
+            return Value((count_of(shape),), order, (order, shape))
         if target is not None and shape is not None and len(shape) == 1 and value.flat is None:
             return replace(value, shape=target, order=MADE)
         self._note(self.orders.unflattened, value.maker, None)
@@ -207,7 +208,7 @@ class _Walk:
 
     def _dense(self, path: str, config: Mapping[str, Any], value: Value) -> Value:
         self._use(value)
-        width = _size(config.get("units"))
+        width = size_of(config.get("units"))
         if value.shape is not None and len(value.shape) > 1:
             # Along the last axis, which is none of a flattened picture's.
             self._note(self.orders.flattened, path, ())
@@ -259,52 +260,6 @@ def _with_shape(value: Value, stated: Shape | None) -> Value:
     return value if stated is None else replace(value, shape=stated)
 
 
-def _size(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
-def _count(shape: Shape | None) -> int | None:
-    """How many elements; None where a size is not stated."""
-    count = 1
-    for size in shape if shape is not None else (None,):
-        if size is None:
-            return None
-        count *= size
-    return count
-
-
-def _target(given: Any, shape: Shape | None) -> Shape | None:
-    """The shape that a Reshape gives; None where it does not say."""
-    if type(given) is not list or not all(type(n) is int and n >= -1 for n in given):
-        return None
-    if -1 not in given or len(given) == 1:
-        return tuple(given)
-    total, rest = _count(shape), _count(tuple(n for n in given if n != -1))
-    if given.count(-1) > 1 or total is None or not rest or total % rest:
-        return None
-    return tuple(total // rest if n == -1 else n for n in given)
-
-
-def _joined(shapes: list[Shape], axis: Any) -> Shape | None:
-    """The shape of values joined along an axis, which counts the batch."""
-    rank = len(shapes[0])
-    axis = rank if axis == -1 else axis
-    if type(axis) is not int or not 1 <= axis <= rank or {len(s) for s in shapes} != {rank}:
-        return None
-    sizes = [shape[axis - 1] for shape in shapes]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    return (*shapes[0][: axis - 1], total, *shapes[0][axis:])
-
-
-def _recurrent_shape(config: Mapping[str, Any], shape: Shape | None) -> Shape | None:
-    units = _size(config.get("units"))
-    if units is None:
-        return None
-    if config.get("return_sequences") is not True:
-        return (units,)
-    return None if not shape else (*shape[:-1], units)
-
-
 def _order_of(value: Value) -> Order:
     """How a vector lies."""
     if value.flat is None:
@@ -329,5 +284,5 @@ def _channels_first(shape: Shape | None) -> Order:
     if not shape or None in shape or 0 in shape:
         return None
     sizes = tuple(size or 0 for size in shape)
-    window = _count(sizes[:-1])
+    window = count_of(sizes[:-1])
     return () if 1 in (sizes[-1], window) else (sizes[-1], *sizes[:-1])
