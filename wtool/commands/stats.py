@@ -257,7 +257,7 @@ def _tensor_row(
         "count": tensor.count,
     }
     if measured is not None:
-        row.update(statistics(measured.moments, measured.values, measured.ordered))
+        row.update(statistics(measured.moments, measured.counted, measured.ordered))
     return row
 
 

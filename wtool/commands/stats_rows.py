@@ -81,22 +81,27 @@ class Group:
 def statistics(
     moments: Moments, values: Counted | None, ordered: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The columns STATISTICS of what was measured; ordered: all finite values, where known."""
+    """The columns STATISTICS of what was measured.
+
+    ordered: all finite values, where known; asked in place of `values`, which are counted.
+    """
     from wtool.kernels.moments import summary
     from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
     from wtool.kernels.selection import bins_of_ordered, quantiles_of_ordered
 
     row = summary(moments)
-    if values is None or not moments.finite:
+    if not moments.finite:
         return row
     low, high = row["min"], row["max"]
     wanted = tuple(QUANTILES.values())
-    if ordered is None:
+    if ordered is not None:
+        answers = quantiles_of_ordered(ordered, wanted)
+        bins = bins_of_ordered(ordered, low, high, BINS)
+    elif values is not None:
         answers = quantiles_of(values, low, high, wanted)
         bins = bins_of(values, low, high, BINS)
     else:
-        answers = quantiles_of_ordered(ordered, wanted)
-        bins = bins_of_ordered(ordered, low, high, BINS)
+        return row
     row.update(zip(QUANTILES, answers, strict=True))
     row["histogram"] = Bins(bins)
     return row

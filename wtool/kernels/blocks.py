@@ -6,6 +6,7 @@ block is added to lane i % LANES, lanes are then folded in halves. So both give 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ CHUNK = 8 * LANES
 BINS = 1 << 16
 # Largest power of two by which a float64 block is scaled before it is squared; 2**-1000 is normal.
 _MAX_SHIFT = 1000
+# The smallest normal value of a float of so many bytes.
+_TINY = {4: np.float32(2.0**-126), 8: 2.0**-1022}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +57,16 @@ class Loops:
         """Moments of at most BLOCK values, (n,) float32 or float64, contiguous."""
         if not len(values):
             return EMPTY
-        low, high = values.min(), values.max()
-        if not (np.isfinite(low) and np.isfinite(high)):
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
             nan = int(np.count_nonzero(np.isnan(values)))
             kept = values[np.isfinite(values)]
             return with_specials(self.measure_floats(kept), nan, len(values) - nan - len(kept))
         zeros = len(values) - int(np.count_nonzero(values))
-        small = int(np.count_nonzero(np.abs(values) < np.finfo(values.dtype).tiny))
+        small = int(np.count_nonzero(np.abs(values) < _TINY[values.dtype.itemsize]))
         counts = (len(values), 0, 0, zeros, small - zeros)
         # Adding 0.0 turns -0.0 into 0.0.
-        return finish(counts, (float(low) + 0.0, float(high) + 0.0), lane_sums(values, high, low))
+        return finish(counts, (low + 0.0, high + 0.0), lane_sums(values, high, low))
 
     def add_piece(self, values: np.ndarray) -> None:
         """Measure (n,) float32, n > 0, that follow the pieces before; all but the last of a block
@@ -153,30 +156,24 @@ def lane_sums(values: np.ndarray, high: float, low: float) -> Sums:
     exponent = 0
     split = 0.0
     if values.dtype == np.float64:
-        exponent = block_exponent(float(low), float(high))
+        exponent = block_exponent(low, high)
         wide *= 2.0**-exponent
         split = SPLIT
     n = len(wide)
-    upper = (wide + split) - split if split else wide
-    first, error = _fold_exactly(_lanes(upper))
-    second = _fold(_lanes(wide - upper)) if split else 0.0
+    magnitudes = np.abs(wide)
     if split:
+        upper = (wide + split) - split
+        (first, second, absolute), error = _sums(upper, wide - upper, magnitudes)
         centre = (first + (second + error)) / n
     else:
-        centre = _fold(_lanes(wide[:CHUNK])) / min(n, CHUNK)
-    absolute = _fold(_lanes(np.abs(wide)))
+        (first, absolute), error = _sums(wide, magnitudes)
+        second = 0.0
+        beginning = first if n <= CHUNK else _sums(wide[:CHUNK])[0][0]
+        centre = beginning / min(n, CHUNK)
     wide -= centre
     square = wide * wide
-    return Sums(
-        first,
-        second + error,
-        centre,
-        absolute,
-        _fold(_lanes(square)),
-        _fold(_lanes(square * wide)),
-        _fold(_lanes(square * square)),
-        exponent,
-    )
+    (second_power, third, fourth), _ = _sums(square, square * wide, square * square)
+    return Sums(first, second + error, centre, absolute, second_power, third, fourth, exponent)
 
 
 # Adding and taking away this cuts |x| < 2 to a multiple of 2^-32: a block of those adds up exactly.
@@ -207,17 +204,14 @@ def measure_integers(values: np.ndarray) -> Moments:
         wide = values.astype(np.float64) - float(centre)
     wide *= 2.0**-64
     square = wide * wide
+    (second, third, fourth), _ = _sums(square, square * wide, square * square)
     return from_centred(
         (n, 0, 0, zeros, 0),
         (low, high),
         (first, 0),
         (absolute, 0),
         (centre, 0),
-        (
-            from_float(_fold(_lanes(square)), 2 * 64),
-            from_float(_fold(_lanes(square * wide)), 3 * 64),
-            from_float(_fold(_lanes(square * square)), 4 * 64),
-        ),
+        (from_float(second, 2 * 64), from_float(third, 3 * 64), from_float(fourth, 4 * 64)),
     )
 
 
@@ -241,31 +235,26 @@ def upper_codes(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint16)[1::2]
 
 
-def _lanes(terms: np.ndarray) -> np.ndarray:
-    """(n,) float64 -> (LANES,): sums of every LANES-th term, first to last."""
-    whole = len(terms) // LANES * LANES
-    sums = np.zeros(LANES)
-    for row in terms[:whole].reshape(-1, LANES):
-        sums += row
-    sums[: len(terms) - whole] += terms[whole:]
-    return sums
+def _sums(*terms: np.ndarray) -> tuple[list[float], float]:
+    """Sum of each of some (n,) float64, n > 0; and what additions in the first one rounded away.
 
-
-def _fold(lanes: np.ndarray) -> float:
-    """Sum of the lanes: the upper half is added to the lower one until one is left."""
-    while len(lanes) > 1:
-        half = len(lanes) // 2
-        lanes = lanes[:half] + lanes[half:]
-    return float(lanes[0])
-
-
-def _fold_exactly(lanes: np.ndarray) -> tuple[float, float]:
-    """`_fold`, and beside it the sum of what each addition rounded away (Knuth's two-sum)."""
-    error = np.zeros(len(lanes))
-    while len(lanes) > 1:
-        half = len(lanes) // 2
-        a, b = lanes[:half], lanes[half:]
-        lanes = a + b
-        part = lanes - a
-        error = (error[:half] + error[half:]) + ((a - (lanes - part)) + (b - part))
-    return float(lanes[0]), float(error[0])
+    Every LANES-th term is added to one lane, first to last, and the upper half of the lanes to the
+    lower one until one is left. The error is that of the second step (Knuth's two-sum).
+    """
+    # Lanes that would get nothing change nothing.
+    width = min(LANES, 1 << (len(terms[0]) - 1).bit_length())
+    lanes = np.zeros((len(terms), width))
+    for sums, one in zip(lanes, terms, strict=True):
+        whole = len(one) // width * width
+        for row in one[:whole].reshape(-1, width):
+            sums += row
+        sums[: len(one) - whole] += one[whole:]
+    error = np.zeros(lanes.shape[1])
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        both = lanes[:, :half] + lanes[:, half:]
+        a, b, added = lanes[0, :half], lanes[0, half:], both[0]
+        part = added - a
+        error = (error[:half] + error[half:]) + ((a - (added - part)) + (b - part))
+        lanes = both
+    return lanes[:, 0].tolist(), float(error[0])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from wtool.dtypes import DType
-from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers, upper_codes
+from wtool.kernels.blocks import BINS, BLOCK, Loops, measure_integers
 from wtool.kernels.codes import count_each, is_coded
 from wtool.kernels.moments import EMPTY, Moments, merge
 from wtool.kernels.native import Linked, load
@@ -35,11 +35,11 @@ PIECE = 1 << 18
 CODES_PIECE = 1 << 19
 # Bits of the bins of float32 that hold infinities and NaN.
 INFINITY_BIN = 0x7F80
-# From so many elements on, a count for every code is cheaper than sorting the codes.
-DENSE = 1 << 13
 # Parts are finished together, at the end or when they hold so many numbers (8 MB): small steps in
 # NumPy that run beside threads which measure take six times as long, each waits for the lock.
 MAX_WAITING = 1 << 20
+# What a tensor costs beside its values, as so many elements: most of it is Python's.
+WORTH = 1 << 13
 # Jobs handed out ahead of the one that is waited for.
 AHEAD = 4
 # (tensor number, element that the block starts with, block): looks at values while they are near.
@@ -56,6 +56,9 @@ class _Piece:
     first: int
     last: int
     whole: bool
+
+
+_Results = list[tuple[_Piece, Part]]
 
 
 def can_measure(dtype: DType) -> bool:
@@ -80,44 +83,57 @@ def measure(
     afterwards; blocks of one tensor may come in any order. Complex numbers are measured as two real
     values each. Raises what reading raises.
     """
-    linked = load(_names(tensors), sum(tensor.count for tensor in tensors))
+    elements = sum(tensor.count for tensor in tensors)
+    linked = load(_names(tensors), elements + WORTH * len(tensors))
     worker = _Worker(tensors, quantiles, linked, watch)
-    pool = executor or ThreadPoolExecutor(jobs or os.cpu_count())
-    width = AHEAD * (jobs or os.cpu_count() or 1)
+    # Small tensors are mostly Python's work: two threads would only wait for each other.
+    jobs = jobs or (os.cpu_count() or 1 if elements > WORTH * len(tensors) else 1)
     sums: dict[int, Sum] = {}
     left: dict[int, int] = {}
-    pending: set[Future[list[tuple[_Piece, Part]]]] = set()
     waiting: list[tuple[int, Part]] = []
     room = MAX_WAITING
+    for results in _run(worker.run, _plan(tensors, left), jobs, executor):
+        for piece, part in results:
+            if progress is not None:
+                progress(_stored_bytes(tensors[piece.index], piece))
+            if not piece.whole:
+                sums.setdefault(piece.index, Sum()).add(part)
+                left[piece.index] -= 1
+                if left[piece.index]:
+                    continue
+                del left[piece.index]
+                part = sums.pop(piece.index).total()
+            waiting.append((piece.index, part))
+            room -= part.numbers
+        if room <= 0:
+            for index, part in waiting:
+                yield index, finish(tensors[index], part, quantiles)
+            waiting, room = [], MAX_WAITING
+    for index, part in waiting:
+        yield index, finish(tensors[index], part, quantiles)
+
+
+def _run(
+    work: Callable[[list[_Piece]], _Results],
+    plan: Iterable[list[_Piece]],
+    jobs: int,
+    executor: Executor | None,
+) -> Iterator[_Results]:
+    """What each job of the plan gives, in any order; a single thread is the caller's own."""
+    if executor is None and jobs == 1:
+        yield from map(work, plan)
+        return
+    pool = executor or ThreadPoolExecutor(jobs)
+    pending: set[Future[_Results]] = set()
     try:
-        plan = _plan(tensors, left)
-        more = True
-        while more or pending:
-            while more and len(pending) < width:
-                job = next(plan, None)
-                if job is None:
-                    more = False
-                else:
-                    pending.add(pool.submit(worker.run, job))
+        for job in plan:
+            pending.add(pool.submit(work, job))
+            if len(pending) == AHEAD * jobs:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                for piece, part in future.result():
-                    tensor = tensors[piece.index]
-                    if progress is not None:
-                        progress(_stored_bytes(tensor, piece))
-                    if not piece.whole:
-                        sums.setdefault(piece.index, Sum()).add(part)
-                        left[piece.index] -= 1
-                        if left[piece.index]:
-                            continue
-                        del left[piece.index]
-                        part = sums.pop(piece.index).total()
-                    waiting.append((piece.index, part))
-                    room -= part.numbers
-            if room <= 0 or not pending:
-                for index, part in waiting:
-                    yield index, finish(tensors[index], part, quantiles)
-                waiting, room = [], MAX_WAITING
+            yield from (future.result() for future in done)
     finally:
         for future in pending:
             future.cancel()
@@ -163,50 +179,47 @@ class _Worker:
         self._watch = watch
         self._local = threading.local()
 
-    def run(self, job: list[_Piece]) -> list[tuple[_Piece, Part]]:
+    def run(self, job: list[_Piece]) -> _Results:
         """The pieces, each with what it gave."""
         return [(piece, self._measure(self._tensors[piece.index], piece)) for piece in job]
 
     def _measure(self, tensor: Values, piece: _Piece) -> Part:
         dtype = tensor.dtype
+        if tensor.count * dtype.components <= SORT_UP_TO:
+            return self._measure_few(tensor, piece)
         coded = is_coded(dtype)
         counting = coded or self._quantiles
-        dense = tensor.count >= DENSE
-        few = tensor.count * dtype.components <= SORT_UP_TO
         loops = self._loops()
+        span = _raw_span(tensor) if coded or dtype.carrier == np.float32 else None
         moments = EMPTY
-        codes = counts = np.empty(0, np.int64)
-        ordered = None
-        is_long = tensor.count > SORT_UP_TO and (coded or dtype.carrier == np.float32)
-        span = _raw_span(tensor) if is_long else None
-        blocks: Iterable[np.ndarray] = ()
         if span is not None:
             moments = self._measure_long(loops, tensor, span, piece, counting)
         else:
-            blocks = self._blocks(tensor, piece)
-        start = piece.first * BLOCK
-        for block in blocks:
-            if self._watch is not None:
-                self._watch(piece.index, start, block)
-                start += len(block)
-            if coded:
-                found, finite = EMPTY, block.view(f"u{block.itemsize}")
-            else:
+            for block in self._watched(tensor, piece):
+                if coded:
+                    loops.count_codes(block.view(f"u{block.itemsize}"))
+                    continue
                 found, finite = _measure_wide(loops, block, dtype)
                 moments = merge(moments, found)
-            if counting and dense:
-                (loops.count_codes if coded else loops.count_upper)(finite)
-            elif counting:  # the only block: DENSE is below BLOCK
-                patterns = finite if coded else upper_codes(finite)
-                codes, counts = count_each(np.sort(patterns), np.ones(len(patterns), np.int64))
-            if self._quantiles and few and not coded and len(finite):  # the only block too
-                ordered = np.sort(finite)
-        if counting and dense:
-            codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
-            if span is not None and not coded:
-                finite_bins = codes & INFINITY_BIN != INFINITY_BIN
-                codes, counts = codes[finite_bins], counts[finite_bins]
-        return Part(moments, codes, counts, ordered)
+                if counting:
+                    loops.count_upper(finite)
+        if not counting:
+            return Part(moments)
+        codes, counts = loops.take_counts(1 << (8 * dtype.carrier.itemsize) if coded else BINS)
+        if span is not None and not coded:
+            finite_bins = codes & INFINITY_BIN != INFINITY_BIN
+            codes, counts = codes[finite_bins], counts[finite_bins]
+        return Part(moments, codes, counts)
+
+    def _measure_few(self, tensor: Values, piece: _Piece) -> Part:
+        """A tensor of one block, or of none; sorting it is cheaper than a count for every code."""
+        for block in self._watched(tensor, piece):
+            if is_coded(tensor.dtype):
+                codes = np.sort(block.view(f"u{block.itemsize}"))
+                return Part(EMPTY, *count_each(codes, np.ones(len(codes), np.int64)))
+            moments, finite = _measure_wide(self._loops(), block, tensor.dtype)
+            return Part(moments, ordered=np.sort(finite) if self._quantiles else None)
+        return Part(EMPTY)
 
     def _measure_long(
         self, loops: Loops, tensor: Values, span: Span, piece: _Piece, counting: bool
@@ -273,6 +286,15 @@ class _Worker:
                 loops = compiled.Loops(self._linked)
             self._local.loops = loops
         return loops
+
+    def _watched(self, tensor: Values, piece: _Piece) -> Iterator[np.ndarray]:
+        """The blocks of a piece, each of which was shown to who watches."""
+        start = piece.first * BLOCK
+        for block in self._blocks(tensor, piece):
+            if self._watch is not None:
+                self._watch(piece.index, start, block)
+            start += len(block)
+            yield block
 
     def _blocks(self, tensor: Values, piece: _Piece) -> Iterable[np.ndarray]:
         span = _raw_span(tensor)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
 from wtool.dtypes import DType
-from wtool.kernels.blocks import BINS, BLOCK
-from wtool.kernels.codes import is_coded, measure_codes, sort_codes
+from wtool.kernels.blocks import BINS, BLOCK, upper_codes
+from wtool.kernels.codes import count_each, is_coded, measure_codes, sort_codes
 from wtool.kernels.exact import ratio
 from wtool.kernels.exact_sums import sum_exactly
 from wtool.kernels.moments import EMPTY, Moments, merge
@@ -39,28 +40,42 @@ class Values(Protocol):
     def blocks(self, max_bytes: int = ...) -> Iterator[np.ndarray]: ...
 
 
-@dataclass(frozen=True, slots=True)
+def _nothing() -> np.ndarray:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """One tensor's moments and, where asked for, its counted values.
 
-    ordered: all finite values, rising, of a tensor of few whose counted values are not exact.
+    counted: those of a tensor of many. ordered: all finite values of one of few of a wide type,
+    rising; they are counted when asked for.
     """
 
     moments: Moments
-    values: Counted | None
+    counted: Counted | None
     ordered: np.ndarray | None = None
+
+    @cached_property
+    def values(self) -> Counted | None:
+        """The counted values."""
+        if self.ordered is None:
+            return self.counted
+        codes = np.sort(upper_codes(self.ordered))
+        integral = self.ordered.dtype.kind in "iu"
+        return count_bins(*count_each(codes, np.ones(len(codes), np.int64)), integral=integral)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a piece gave: moments (of wide types), and how often which codes were found, rising.
 
-    ordered: see Measured.
+    ordered: see Measured; its values are not counted.
     """
 
     moments: Moments
-    codes: np.ndarray
-    counts: np.ndarray
+    codes: np.ndarray = field(default_factory=_nothing)
+    counts: np.ndarray = field(default_factory=_nothing)
     ordered: np.ndarray | None = None
 
     @property
@@ -104,8 +119,9 @@ def finish(tensor: Values, part: Part, quantiles: bool) -> Measured:
     if not quantiles:
         return Measured(moments, None)
     integral = dtype.kind in ("int", "uint")
-    counted = count_bins(part.codes, part.counts, integral=integral)
-    return Measured(moments, counted, part.ordered)
+    if part.ordered is not None:
+        return Measured(moments, None, part.ordered)
+    return Measured(moments, count_bins(part.codes, part.counts, integral=integral))
 
 
 def _cancels(moments: Moments) -> bool:
