@@ -19,6 +19,7 @@ from wtool.commands.stats_rows import (
     STATISTICS,
     Group,
     columns,
+    findings,
     footer,
     is_coarse,
     statistics,
@@ -29,7 +30,6 @@ from wtool.report import Bins, Column, Report
 
 if TYPE_CHECKING:
     from wtool.kernels.measure import Measured
-    from wtool.kernels.moments import Moments
 
 
 def stats(
@@ -78,7 +78,7 @@ def stats(
     whole = Group()
     groups: dict[str, Group] = {}
     rows: dict[str, dict[str, Any]] = {}
-    seen: dict[str, Moments] = {}
+    seen: dict[str, tuple[int, ...]] = {}
     settled: set[str] = set()
     if group is not None:
         groups = {group(tensor): Group() for tensor in tensors}
@@ -86,7 +86,7 @@ def stats(
         if tensor.name not in aliases:
             whole.add(tensor, measured, counted=False)
         if measured is not None:
-            seen[tensor.name] = measured.moments
+            seen[tensor.name] = tuple(findings(tensor, measured.moments))
         if group is not None:
             groups[group(tensor)].add(tensor, measured)
         else:
@@ -114,7 +114,7 @@ def stats(
         totals=totals(whole, nbytes),
         notes=[*checkpoint.notes, *_skipped(tensors)],
         sources=[checkpoint.path],
-        footer=footer(whole, nbytes, [(t, seen[t.name]) for t in tensors if t.name in seen]),
+        footer=footer(whole, nbytes, [(t.name, seen[t.name]) for t in tensors if t.name in seen]),
     )
 
 

@@ -152,12 +152,15 @@ def totals(whole: Group, nbytes: int) -> dict[str, int]:
     }
 
 
-def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) -> list[str]:
-    """What was measured, then what deserves a look, one line each."""
+def footer(whole: Group, nbytes: int, seen: Iterable[tuple[str, Iterable[int]]]) -> list[str]:
+    """What was measured, then what deserves a look, one line each.
+
+    seen: name and `findings` of each tensor.
+    """
     found: list[list[str]] = [[] for _ in _FINDINGS]
-    for tensor, moments in seen:
-        for finding in _findings(tensor, moments):
-            found[finding].append(tensor.name)
+    for name, places in seen:
+        for place in places:
+            found[place].append(name)
     tensors, elements = counted(len(whole.tensors), "tensor"), counted(whole.count, "element")
     lines = [f"{tensors}, {elements}, {human_bytes(nbytes)}"]
     for (one, many), names in zip(_FINDINGS, found, strict=True):
@@ -171,8 +174,8 @@ def footer(whole: Group, nbytes: int, seen: Iterable[tuple[Tensor, Moments]]) ->
     return lines
 
 
-def _findings(tensor: Tensor, moments: Moments) -> Iterable[int]:
-    """Places in _FINDINGS of what holds of one tensor."""
+def findings(tensor: Tensor, moments: Moments) -> Iterable[int]:
+    """What deserves a look in one tensor, as places in _FINDINGS."""
     if moments.nan:
         yield 0
     if moments.inf:

@@ -20,6 +20,8 @@ from wtool.kernels.quantiles import Counted, count_bins
 # A sum smaller than this part of the sum of magnitudes is taken once more, exactly: blocks add up
 # in float64, right to about 2^-53 of the latter. Freshly drawn weights stay above 2^-20.
 CANCELLATION = 2.0**-30
+# Numbers that take as much memory as the moments and the other objects of a part.
+_OVERHEAD = 256
 
 
 class Values(Protocol):
@@ -80,9 +82,9 @@ class Part:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it keeps in memory."""
+        """How much it keeps in memory, as so many numbers."""
         few = 0 if self.ordered is None else len(self.ordered)
-        return 2 * len(self.codes) + few
+        return _OVERHEAD + 2 * len(self.codes) + few
 
 
 class Sum:
