@@ -58,7 +58,7 @@ def test_a_file_with_a_64_bit_end_record_is_read():
         for index in range(70_000):
             archive.writestr(f"a/{index}", b"")
     directory = directory_of(stream.getvalue())
-    assert directory.names() == [f"a/{index}" for index in range(70_000)]
+    assert directory.names == [f"a/{index}" for index in range(70_000)]
 
 
 def test_lookup_is_exact_before_case_is_ignored():

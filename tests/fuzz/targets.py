@@ -51,8 +51,8 @@ def run_zip(data: bytes) -> None:
     from wtool.sources import BytesSource
 
     directory = read_directory(BytesSource(data, "fuzz"))
-    members = [directory.find(name) for name in directory.names()]
-    directory.check_headers(member for member in members if member is not None)
+    members = [directory.find(name) for name in directory.names]
+    directory.check_headers()
     for member in members[:100]:
         if member is not None and member.nbytes <= MAX_READ_BYTES:
             directory.read(member, MAX_READ_BYTES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import FACTS
@@ -39,19 +40,18 @@ class TorchArchive:
     def __init__(self, source: Source, directory: ZipDirectory) -> None:
         self.source = source
         self.directory = directory
-        names = directory.names()
+        names = directory.names
         if not names:
             raise MalformedInput("zip file without members", path=source.name)
         self.prefix = names[0].partition("/")[0]
         start = self.prefix + "/"
-        for name in names:
-            if not name.startswith(start):
-                raise MalformedInput(
-                    "zip member outside the archive's folder",
-                    path=source.name,
-                    expected=f"'{shorten(start)}...'",
-                    found=shorten(name),
-                )
+        if not all(map(str.startswith, names, repeat(start))):
+            raise MalformedInput(
+                "zip member outside the archive's folder",
+                path=source.name,
+                expected=f"'{shorten(start)}...'",
+                found=shorten(next(name for name in names if not name.startswith(start))),
+            )
         self.version = self._version()
         self.big_endian = self._big_endian()
         self._check_alignment()
@@ -93,11 +93,8 @@ class TorchArchive:
     def records(self, folder: str) -> list[str]:
         """Names of the records in a folder ("data"), without it, in the directory's order."""
         start = f"{self.prefix}/{folder}/".lower()
-        return [
-            member.name[len(start) :]
-            for name, member in self.directory.folded.items()
-            if name.startswith(start)
-        ]
+        names = self.directory.names
+        return [names[position][len(start) :] for position in self.directory.below(start)]
 
     def read(self, record: str, max_bytes: int) -> bytearray:
         """A whole record; MalformedInput where there is none, UnsafeInput above `max_bytes`."""
@@ -130,16 +127,14 @@ class TorchArchive:
 
         directory, source = self.directory, self.source
         start = f"{self.prefix}/{folder}/"
-        folded = start.lower()
-        directory.check_headers(
-            member for name, member in directory.folded.items() if name.startswith(folded)
-        )
-        exact = directory.members
+        directory.check_headers(directory.below(start))
+        position_of, starts = directory.positions, directory.starts
+        sizes = [m.nbytes if m.method == STORED else -1 for m in directory.entries]
 
         def locate(key: str, nbytes: int) -> tuple[Source, int]:
-            member = exact.get(start + key)
-            if member is not None and member.nbytes == nbytes and member.method == STORED:
-                return source, directory.starts[member.name]
+            position = position_of.get(start + key)
+            if position is not None and sizes[position] == nbytes:
+                return source, starts[position]
             return self._locate(folder, key, nbytes)
 
         # An archive inside another file has storages of its own.

@@ -7,6 +7,7 @@ members that overlap, names that are equal but for case. Source: PKWARE APPNOTE 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from wtool.encodings.zip_inflate import MAX_DEFLATE_RATIO
@@ -51,8 +52,8 @@ class Member(NamedTuple):
 
 def read_members(
     data: bytes, count: int, directory_offset: int
-) -> tuple[dict[str, Member], dict[str, Member]]:
-    """The entries of the central directory `data`, in its order: by name, by lower-case name."""
+) -> tuple[list[str], Sequence[Member]]:
+    """(names, members) of the central directory `data`, in its order."""
     rows = []
     position = 0
     size = len(data)
@@ -95,19 +96,13 @@ def read_members(
             found=f"{size - position} bytes left",
         )
     if not rows:
-        return {}, {}
+        return [], []
     limits = _next_headers(rows, directory_offset)
     names = _decode_names(rows)
     members = [
         Member(name, *row, limit) for name, row, limit in zip(names, rows, limits, strict=True)
     ]
-    by_name = dict(zip(names, members, strict=True))
-    folded = dict(zip(map(str.lower, names), members, strict=True))
-    if len(folded) != count:
-        raise UnsafeInput(
-            "two zip members with one name, case ignored", found=repr(_first_double(names))
-        )
-    return by_name, folded
+    return names, members
 
 
 def _next_headers(rows: list[tuple], directory_offset: int) -> list[int]:
@@ -187,12 +182,3 @@ def _unreadable(raw: bytes, flags: int, method: int, disk: int, offset: int) -> 
         expected="stored (0) or deflate (8)",
         found=f"{known} ({method})" if known else f"method {method}",
     )
-
-
-def _first_double(names: list[str]) -> str:
-    seen = set()
-    for name in names:
-        if name.lower() in seen:
-            return shorten(name)
-        seen.add(name.lower())
-    return ""

@@ -87,7 +87,7 @@ class Probe:
     def zip_names(self) -> frozenset[str]:
         """Member names of a zip file; empty for what is not a zip. Raises where it is broken."""
         directory = self.zip_directory
-        return frozenset() if directory is None else frozenset(directory.members)
+        return frozenset() if directory is None else frozenset(directory.names)
 
     @cached_property
     def hdf5(self) -> Hdf5File | None:

@@ -33,7 +33,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     directory = probe.zip_directory
     if directory is None:
         raise MalformedInput("not a zip file", path=probe.path)
-    directory.check_headers(directory.members.values())
+    directory.check_headers()
     tensors = []
     notes: list[str] = []
     for member in directory.members.values():

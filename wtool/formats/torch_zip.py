@@ -20,7 +20,7 @@ def claims(probe: Probe) -> bool:
     directory = probe.zip_directory
     if directory is None:
         return False
-    names = [name for name in directory.members if name[-len(PICKLE) :].lower() == PICKLE]
+    names = [name for name in directory.names if name[-len(PICKLE) :].lower() == PICKLE]
     folders = [name[: -len(PICKLE)] for name in names]
     return any(
         "/" not in folder and directory.find(f"{folder}/constants.pkl") is None
