@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from wtool.checkpoint import FACTS
@@ -45,7 +44,7 @@ class TorchArchive:
             raise MalformedInput("zip file without members", path=source.name)
         self.prefix = names[0].partition("/")[0]
         start = self.prefix + "/"
-        if not all(map(str.startswith, names, repeat(start))):
+        if not directory.are_below(start):
             raise MalformedInput(
                 "zip member outside the archive's folder",
                 path=source.name,
@@ -129,7 +128,7 @@ class TorchArchive:
         start = f"{self.prefix}/{folder}/"
         directory.check_headers(directory.below(start))
         position_of, starts = directory.positions, directory.starts
-        sizes = [m.nbytes if m.method == STORED else -1 for m in directory.entries]
+        sizes = directory.stored_sizes()
 
         def locate(key: str, nbytes: int) -> tuple[Source, int]:
             position = position_of.get(start + key)

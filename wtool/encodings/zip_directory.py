@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import compress, repeat
 
+from wtool.encodings import zip_columns
 from wtool.encodings.zip_end import find_directory
 from wtool.encodings.zip_entries import STORED, Member, read_members
 from wtool.encodings.zip_headers import read_starts
@@ -31,7 +32,7 @@ _UNREAD = -1
 class ZipDirectory:
     """The members of one zip file, by name and by position. Built by `read_directory`.
 
-    names, entries: of the members, in the directory's order. lowered: the names in lower case.
+    names, entries: of the members, in the directory's order. positions: of each name in them.
     starts: offset of the first stored byte of each member whose local header was checked, else -1.
 
     UnsafeInput where two names are equal, case ignored.
@@ -42,13 +43,13 @@ class ZipDirectory:
         self.names = names
         self.entries = entries
         self.starts = [_UNREAD] * len(names)
-        text = "\0".join(names)
-        is_low = text == text.lower()
-        self.lowered = names if is_low else list(map(str.lower, names))
-        self.positions = dict(zip(names, range(len(names)), strict=True))
-        self._folded = (
-            self.positions if is_low else dict(zip(self.lowered, range(len(names)), strict=True))
-        )
+        self.positions = self._folded = dict(zip(names, range(len(names)), strict=True))
+        # Each name behind a NUL, which no name has.
+        self._text = self._lowered = "\0".join(("", *names))
+        if self._text.lower() != self._text:
+            lowered = list(map(str.lower, names))
+            self._folded = dict(zip(lowered, range(len(names)), strict=True))
+            self._lowered = "\0".join(("", *lowered))
         if len(self._folded) != len(names):
             raise UnsafeInput(
                 "two zip members with one name, case ignored",
@@ -67,9 +68,21 @@ class ZipDirectory:
             position = self._folded.get(name.lower())
         return None if position is None else self.entries[position]
 
-    def below(self, start: str) -> list[int]:
+    def are_below(self, start: str) -> bool:
+        """Whether all names begin with `start`."""
+        return self._text.count("\0" + start) == len(self.names)
+
+    def below(self, start: str) -> Sequence[int]:
         """Positions of the members whose names begin with `start`, case ignored."""
-        found = map(str.startswith, self.lowered, repeat(start.lower()))
+        text, mark = self._lowered, "\0" + start.lower()
+        count = text.count(mark)
+        if not count:
+            return ()
+        # As a rule they stand one after another.
+        first = text.count("\0", 0, text.find(mark))
+        if text.count("\0", 0, text.rfind(mark)) == first + count - 1:
+            return range(first, first + count)
+        found = map(str.startswith, text[1:].split("\0"), repeat(mark[1:]))
         return list(compress(range(len(self.names)), found))
 
     def check_headers(self, positions: Iterable[int] | None = None) -> None:
@@ -77,13 +90,24 @@ class ZipDirectory:
 
         MalformedInput where one contradicts the directory or reaches into the next member.
         """
-        starts = self.starts
+        starts, entries = self.starts, self.entries
         chosen = range(len(starts)) if positions is None else positions
-        wanted = [(self.entries[k].header_offset, k) for k in chosen if starts[k] == _UNREAD]
-        wanted.sort()
-        members = [self.entries[k] for _, k in wanted]
-        for (_, k), start in zip(wanted, read_starts(self.source, members), strict=True):
-            starts[k] = start
+        wanted = [position for position in chosen if starts[position] == _UNREAD]
+        found = None
+        if isinstance(entries, zip_columns.Columns) and len(wanted) >= zip_columns.MANY_MEMBERS:
+            wanted.sort()
+            found = zip_columns.read_starts(self.source, entries, wanted)
+        if found is None:
+            wanted.sort(key=lambda position: entries[position].header_offset)
+            found = read_starts(self.source, [entries[position] for position in wanted])
+        for position, start in zip(wanted, found, strict=True):
+            starts[position] = start
+
+    def stored_sizes(self) -> list[int]:
+        """Bytes of each member, by position; -1 of those that are deflated."""
+        if isinstance(self.entries, zip_columns.Columns):
+            return self.entries.sizes.tolist()
+        return [m.nbytes if m.method == STORED else -1 for m in self.entries]
 
     def data_start(self, member: Member) -> int:
         """Offset of the member's first stored byte; checks its local header."""
@@ -125,6 +149,10 @@ def read_directory(source: Source) -> ZipDirectory:
     try:
         count, offset, nbytes = find_directory(source)
         data = bytes(read_bytes(source, offset, nbytes))
+        if count >= zip_columns.MANY_MEMBERS:
+            columns = zip_columns.read_columns(data, count, offset)
+            if columns is not None:
+                return ZipDirectory(source, columns.names, columns)
         return ZipDirectory(source, *read_members(data, count, offset))
     except WtoolError as error:
         raise error.locate(path=source.name) from error.__cause__

@@ -6,6 +6,8 @@ does not either. Source: torch 2.13 `torch/serialization.py`.
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from wtool.checkpoint import Checkpoint
 from wtool.dialects.torch_archive import TorchArchive
 from wtool.encodings.zip_directory import read_directory
@@ -20,11 +22,12 @@ def claims(probe: Probe) -> bool:
     directory = probe.zip_directory
     if directory is None:
         return False
-    names = [name for name in directory.names if name[-len(PICKLE) :].lower() == PICKLE]
-    folders = [name[: -len(PICKLE)] for name in names]
+    # The first, as a rule: no other name is looked at then.
+    folders = groupby(name.partition("/")[0] for name in directory.names)
     return any(
-        "/" not in folder and directory.find(f"{folder}/constants.pkl") is None
-        for folder in folders
+        directory.find(folder + PICKLE) is not None
+        and directory.find(f"{folder}/constants.pkl") is None
+        for folder, _ in folders
     )
 
 
