@@ -78,6 +78,8 @@ BRANCH_ROLES = {
 _KERAS_OPTIMIZERS = _words(
     "training Adam AdamW Adamax Nadam Adagrad Adadelta RMSprop SGD Ftrl Lion Adafactor"
 )
+# First components that may tell the role of everything below them: see role_of_branch.
+BRANCHES = BRANCH_ROLES.keys() | _KERAS_OPTIMIZERS
 _KERAS_OPTIMIZER = (
     r"(training/)?(Adam|AdamW|Adamax|Nadam|Adagrad|Adadelta|RMSprop|SGD|Ftrl|Lion|Adafactor)(/|$)"
 )

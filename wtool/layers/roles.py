@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
 from wtool.layers.names import (
     BRANCH_ROLES,
+    BRANCHES,
     PARAMETRIZATIONS,
     role_of_branch,
     role_of_leaf,
@@ -27,6 +28,10 @@ LEARNED = ("weight", "bias")
 # Roles of tensors that are not part of the model itself.
 _COPIES = ("optimizer", "ema", "other")
 _LEARNABLE_KINDS = ("float", "complex")
+# What the last component of a name says of these needs no second look, save where siblings change
+# what it means.
+_BY_LEAF = frozenset(("weight", "buffer", "optimizer", "other"))
+_BY_SIBLINGS = frozenset(("weight_v", "scale"))
 # Branches of a nested file that hold the model, when a name still starts with one of them.
 MODEL_BRANCHES = frozenset(("state_dict", "model_state_dict", "model_state", "params"))
 
@@ -42,19 +47,7 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     What the file calls a parameter is a weight, or a bias where its name says so.
     """
     modules = _group_by_module(checkpoint.tensors)
-    leaf_roles: dict[str, str | None] = {}
-    undecided: list[tuple[str, Tensor]] = []
-    evident: set[str] = set()  # first components under which something is known to be learned
-    for module, members in modules.items():
-        branch = role_of_branch(module)
-        if branch is None and module and module in checkpoint.tensors:
-            _assign_attached(module, members)
-        if branch is None:
-            _assign_members(module, members, leaf_roles, undecided, evident)
-        else:
-            for tensor in members.values():
-                if tensor.role is None:
-                    tensor.role = branch
+    undecided, evident = _assign_by_name(modules, checkpoint.tensors)
     _assign_undecided(undecided, evident)
     _unlearn_frozen_norms(modules)
     if kinds:
@@ -64,17 +57,61 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
 def _group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Members]:
     """Module path -> last component -> tensor, both in stored order."""
     modules: dict[str, Members] = {}
+    text = "\0".join(tensors)
+    is_dotted = not any(mark in text for mark in ("/", ":", PARAMETRIZATIONS))
     for name, tensor in tensors.items():
-        if "/" in name or ":" in name or PARAMETRIZATIONS in name:
-            module, leaf = split_leaf(name)
-        else:
+        if is_dotted:
             module, _, leaf = name.rpartition(".")
+        else:
+            module, leaf = split_leaf(name)
         members = modules.get(module)
         if members is None:
-            members = modules[module] = {}
-        # "w:0" and "w" of one module would share a leaf; the second keeps its full spelling.
-        members[leaf if leaf not in members else name] = tensor
+            modules[module] = {leaf: tensor}
+        else:
+            # "w:0" and "w" of one module would share a leaf; the second keeps its full spelling.
+            members[leaf if leaf not in members else name] = tensor
     return modules
+
+
+def _assign_by_name(
+    modules: Mapping[str, Members], tensors: Mapping[str, Tensor]
+) -> tuple[list[tuple[str, Tensor]], set[str]]:
+    """Roles that names and siblings decide. (module and tensor of those that they do not decide,
+    first components of names under which something is known to be learned).
+    """
+    leaf_roles: dict[str, str | None] = {}
+    undecided: list[tuple[str, Tensor]] = []
+    evident: set[str] = set()
+    for module, members in modules.items():
+        slash = "/" in module
+        first = module.partition("/" if slash else ".")[0]
+        if slash or first in BRANCHES:
+            branch = role_of_branch(module)
+            if branch is not None:
+                for tensor in members.values():
+                    if tensor.role is None:
+                        tensor.role = branch
+                continue
+        if module in tensors and module:
+            _assign_attached(module, members)
+        for leaf, tensor in members.items():
+            role = tensor.role
+            if role is None:
+                if leaf in leaf_roles:
+                    role = leaf_roles[leaf]
+                else:
+                    role = leaf_roles[leaf] = role_of_leaf(leaf)
+                if slash or role not in _BY_LEAF or leaf in _BY_SIBLINGS or not module:
+                    role = _judge(module, leaf, tensor, members, role)
+                if tensor.is_parameter and role != "bias":
+                    role = "weight"
+                if role is None:
+                    undecided.append((module, tensor))
+                    continue
+                tensor.role = role
+            if role in LEARNED:
+                evident.add(first)
+    return undecided, evident
 
 
 def _assign_attached(variable: str, members: Members) -> None:
@@ -85,40 +122,19 @@ def _assign_attached(variable: str, members: Members) -> None:
             tensor.role = role_of_slot(leaf) or attached
 
 
-def _assign_members(
-    module: str,
-    members: Members,
-    leaf_roles: dict[str, str | None],
-    undecided: list[tuple[str, Tensor]],
-    evident: set[str],
-) -> None:
-    """Roles that names and siblings within one module decide; the rest is added to `undecided`."""
-    slash = "/" in module
-    for leaf, tensor in members.items():
-        role = tensor.role
-        if role is None:
-            if leaf in leaf_roles:
-                role = leaf_roles[leaf]
-            else:
-                role = leaf_roles[leaf] = role_of_leaf(leaf)
-            if slash and role in (None, "weight"):
-                role = role_of_slot(leaf) or role
-            elif not module:
-                role = BRANCH_ROLES.get(leaf, role)
-            if role is None:
-                role = _judge_siblings(leaf, members)
-            elif role == "bias" and not tensor.is_parameter:
-                role = _judge_bias(tensor)
-            elif role == "weight":
-                role = _judge_weight(leaf, members)
-            if tensor.is_parameter and role != "bias":
-                role = "weight"
-            if role is None:
-                undecided.append((module, tensor))
-                continue
-            tensor.role = role
-        if role in LEARNED:
-            evident.add(module.partition("/" if slash else ".")[0])
+def _judge(
+    module: str, leaf: str, tensor: Tensor, members: Members, role: str | None
+) -> str | None:
+    """The role of a tensor whose last component says `role`, from all that its module shows."""
+    if "/" in module and role in (None, "weight"):
+        role = role_of_slot(leaf) or role
+    elif not module:
+        role = BRANCH_ROLES.get(leaf, role)
+    if role is None:
+        return _judge_siblings(leaf, members)
+    if role == "bias" and not tensor.is_parameter:
+        return _judge_bias(tensor)
+    return _judge_weight(leaf, members) if role == "weight" else role
 
 
 def _judge_bias(tensor: Tensor) -> str:
