@@ -46,6 +46,15 @@ class Report:
     footer: Sequence[str] = ()
     attachments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def cells(self, column: str) -> Sequence[Any]:
+        """The values of a column, top to bottom; None for an empty cell."""
+        return [row.get(column) for row in self.rows]
+
     def __str__(self) -> str:
         """The table that the command line prints."""
         from wtool.render import render
@@ -54,7 +63,37 @@ class Report:
 
     def __repr__(self) -> str:
         """A line: a report may have 100,000 rows."""
-        return f"<Report of {self.command}: {len(self.rows):,} rows, ok={self.ok}>"
+        return f"<Report of {self.command}: {self.row_count:,} rows, ok={self.ok}>"
+
+
+@dataclass(frozen=True, repr=False)
+class ColumnReport(Report):
+    """A Report whose values are at hand by column; its rows are made where they are asked for.
+
+    values: one list per column, by its name, all of one length.
+    """
+
+    rows: Sequence[Mapping[str, Any]] = field(init=False)
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def row_count(self) -> int:
+        """See Report.row_count."""
+        return max(map(len, self.values.values()), default=0)
+
+    def cells(self, column: str) -> Sequence[Any]:
+        """See Report.cells."""
+        return self.values[column]
+
+    def __getattr__(self, name: str) -> Any:
+        """`rows` when it is asked for first: a list of dictionaries, kept."""
+        if name != "rows":
+            raise AttributeError(name)
+        names = list(self.values)
+        columns = zip(*self.values.values(), strict=True)
+        rows = [dict(zip(names, row, strict=True)) for row in columns]
+        object.__setattr__(self, "rows", rows)
+        return rows
 
 
 def combine(reports: Sequence[Report], names: Sequence[str]) -> Report:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from wtool.render import RENDERINGS, render
 from wtool.render.cells import cell, is_numeric, visible
-from wtool.report import Bins, Column, Report, combine, human_bytes
+from wtool.report import Bins, Column, ColumnReport, Report, combine, human_bytes
 
 NAN, INF = float("nan"), float("inf")
 
@@ -100,6 +100,24 @@ def tabulated(of: Report) -> list[str]:
     ).splitlines()
 
 
+def test_a_long_table_repeats_what_tensors_have_in_common():
+    """Rows beside their names alike or not, one column or many: as tabulate sets them."""
+    choose = random.Random(3)
+    for columns in (["name"], ["name", "dtype"], ["name", "dtype", "count", "role"]):
+        for few in (2, 5000):
+            rows = [
+                {
+                    "name": f"t{i}",
+                    "dtype": choose.choice(["float32", "f16", ""]),
+                    "count": choose.randrange(few),
+                    "role": choose.choice(["weight", "", "é"]),
+                }
+                for i in range(2500)
+            ]
+            of = report(columns=[Column(name) for name in columns], rows=rows, footer=[])
+            assert text("table", of).splitlines() == tabulated(of)
+
+
 def test_a_table_is_the_one_that_tabulate_makes():
     choose = random.Random(7)
     words = ["", "a", "conv1.weight", " left", "right ", " ", "x" * 40, "é", "日本語", "▁█ ▂"]
@@ -161,6 +179,39 @@ def test_reports_of_several_models_become_one_with_a_model_column():
     assert both.totals == {"count": 2 * 1234567}
     assert not both.ok
     assert both.notes == ["one: a prefix was dropped", "two: a prefix was dropped"]
+
+
+def by_column(of: Report) -> ColumnReport:
+    """The same report, from its columns."""
+    values = {column.name: [row[column.name] for row in of.rows] for column in of.columns}
+    rest = {name: getattr(of, name) for name in ("command", "totals", "notes", "sources", "footer")}
+    return ColumnReport(columns=of.columns, values=values, **rest)
+
+
+def test_a_report_by_column_is_the_same_report():
+    for rows in (report().rows, []):
+        expected = report(rows=rows)
+        for rendering in RENDERINGS:
+            assert text(rendering, by_column(expected)) == text(rendering, expected)
+        found = by_column(expected)
+        assert repr(found) == repr(expected)
+        assert found.row_count == len(rows)
+        assert type(found.rows) is list
+        assert found.rows == rows
+        assert found.rows is found.rows
+        both = combine([found, found], ["one", "two"])
+        assert both.rows == combine([expected, expected], ["one", "two"]).rows
+        assert [found.cells(c.name) for c in found.columns] == [
+            expected.cells(c.name) for c in expected.columns
+        ]
+        assert by_column(expected) == found
+        assert not hasattr(found, "nothing")
+
+
+def test_a_table_makes_no_rows_where_columns_are_at_hand():
+    of = by_column(report(rows=[{"name": "a", "shape": [2], "mean": 0.5, "tag": ""}]))
+    assert text("table", of).splitlines()[-3].split() == ["a", "2", "0.5"]
+    assert "rows" not in vars(of)
 
 
 def test_bytes_for_people():

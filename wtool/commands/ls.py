@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import compress, repeat
+from typing import Any
 
 import click
 
@@ -11,7 +14,7 @@ from wtool.commands import opened, report_command
 from wtool.commands.grouping import join_names
 from wtool.errors import counted
 from wtool.extents import Geometry, Strided
-from wtool.report import Column, Report, human_bytes
+from wtool.report import Column, ColumnReport, Report, human_bytes
 from wtool.sources import Source, absolute
 
 _COLUMNS = (
@@ -25,6 +28,8 @@ _COLUMNS = (
     Column("file", hidden=True),
     Column("key", hidden=True),
 )
+# dtype, shape, count, nbytes
+_Facts = tuple[str, list[int], int, int]
 
 
 def ls(
@@ -49,55 +54,57 @@ def ls(
     several = len(checkpoint.files) > 1
     default_file = checkpoint.files[0] if checkpoint.files else checkpoint.path
     file_names: dict[Source | tuple[str, ...], str] = {}
-    facts: dict[Geometry, tuple[str, list[int], int, int]] = {}
-    rows = []
-    total_count = total_nbytes = 0
+    known: dict[Geometry, _Facts] = {}
+    facts: list[_Facts] = []
+    files: list[str] = []
     for tensor in checkpoint:
-        name, extent = tensor.name, tensor.extent
+        extent = tensor.extent
         if isinstance(extent, Strided):
             place: Source | tuple[str, ...] = extent.source
-            known = facts.get(extent.geometry)
-            if known is None:
-                known = facts[extent.geometry] = _facts(tensor)
-            dtype, shape, count, nbytes = known
+            found = known.get(extent.geometry)
+            if found is None:
+                found = known[extent.geometry] = _facts(tensor)
         else:
             place = tensor.files
-            dtype, shape, count, nbytes = _facts(tensor)
-        alias = aliases.get(name)
-        if alias is None:
-            total_count += count
-            total_nbytes += nbytes
+            found = _facts(tensor)
+        facts.append(found)
         file = file_names.get(place)
         if file is None:
             paths = place if isinstance(place, tuple) else (absolute(place, 0)[0].name,)
             file = file_names[place] = join_names(paths or (default_file,))
-        rows.append(
-            {
-                "name": name,
-                "dtype": dtype,
-                "shape": shape,
-                "count": count,
-                "nbytes": nbytes,
-                "role": tensor.role or "unknown",
-                "alias": alias,
-                "file": file,
-                "key": tensor.key,
-            }
-        )
-    totals = {"tensors": len(checkpoint), "count": total_count, "nbytes": total_nbytes}
+        files.append(file)
+    names = [tensor.name for tensor in checkpoint]
+    dtypes, shapes, counts, sizes = zip(*facts, strict=True) if facts else ((), (), (), ())
+    values: dict[str, Sequence[Any]] = {
+        "name": names,
+        "dtype": dtypes,
+        "shape": shapes,
+        "count": counts,
+        "nbytes": sizes,
+        "role": [tensor.role or "unknown" for tensor in checkpoint],
+        "alias": list(map(aliases.get, names)),
+        "file": files,
+        "key": [tensor.key for tensor in checkpoint],
+    }
+    owned = [name not in aliases for name in names] if aliases else repeat(True)
+    totals = {
+        "tensors": len(checkpoint),
+        "count": sum(compress(counts, owned)),
+        "nbytes": sum(compress(sizes, owned)),
+    }
     tied = f", {len(aliases)} tied" if aliases else ""
     parts = f", {len(checkpoint.files)} files" if several else ""
     footer = (
         f"{checkpoint.format}{parts}: {counted(totals['tensors'], 'tensor')}{tied}, "
         f"{counted(totals['count'], 'element')}, {human_bytes(totals['nbytes'])}"
     )
-    return Report(
+    return ColumnReport(
         command="ls",
         columns=[
             Column(c.name, c.unit, hidden=c.hidden and not (several and c.name == "file"))
             for c in _COLUMNS
         ],
-        rows=rows,
+        values=values,
         totals=totals,
         notes=checkpoint.notes,
         sources=[checkpoint.path],
@@ -105,7 +112,7 @@ def ls(
     )
 
 
-def _facts(tensor: Tensor) -> tuple[str, list[int], int, int]:
+def _facts(tensor: Tensor) -> _Facts:
     """What tensors of one geometry have in common."""
     return tensor.dtype.name, list(tensor.shape), tensor.count, tensor.nbytes
 

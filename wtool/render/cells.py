@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import NoneType
 from typing import Any
 
@@ -17,29 +18,30 @@ _INTEGERS = frozenset((int,))
 def visible(report: Report) -> list[Column]:
     """The columns for people: not hidden, and not empty in every row."""
     return [
-        c for c in report.columns if not c.hidden and (not report.rows or _is_filled(report, c))
+        c
+        for c in report.columns
+        if not c.hidden and (not report.row_count or _is_filled(report, c))
     ]
 
 
 def _is_filled(report: Report, column: Column) -> bool:
-    name = column.name
-    return any(row.get(name) not in (None, "") for row in report.rows)
+    return any(value not in (None, "") for value in report.cells(column.name))
 
 
-def columns_of_text(report: Report, columns: list[Column]) -> list[tuple[list[str], bool]]:
+def columns_of_text(report: Report, columns: list[Column]) -> list[tuple[Sequence[str], bool]]:
     """The cells of each column, top to bottom, and whether they are numbers, set flush right.
 
     Every value is looked at once: 100,000 rows take a fraction of a second.
     """
     found = []
     for column in columns:
-        values = [row.get(column.name) for row in report.rows]
+        values = report.cells(column.name)
         kinds = set(map(type, values))
         found.append((_texts(values, kinds), _are_numeric(kinds)))
     return found
 
 
-def _texts(values: list[Any], kinds: set[type]) -> list[str]:
+def _texts(values: Sequence[Any], kinds: set[type]) -> Sequence[str]:
     """`cell` of each value; what repeats is set once where values are of one `kind`."""
     if kinds == {str} and "".join(values).isprintable():
         return values
@@ -47,9 +49,10 @@ def _texts(values: list[Any], kinds: set[type]) -> list[str]:
         text_of = {value: cell(value) for value in set(values)}
         return list(map(text_of.__getitem__, values))
     if kinds == {list}:
-        same = dict(zip(map(id, values), values, strict=True))
+        keys = list(map(id, values))
+        same = dict(zip(keys, values, strict=True))
         by_id = {key: cell(value) for key, value in same.items()}
-        return list(map(by_id.__getitem__, map(id, values)))
+        return list(map(by_id.__getitem__, keys))
     return [cell(value) for value in values]
 
 
@@ -60,7 +63,7 @@ def is_number(value: Any) -> bool:
 
 def is_numeric(report: Report, column: Column) -> bool:
     """Whether a column holds numbers only, and so is set flush right."""
-    return _are_numeric({type(row.get(column.name)) for row in report.rows})
+    return _are_numeric(set(map(type, report.cells(column.name))))
 
 
 def _are_numeric(kinds: set[type]) -> bool:

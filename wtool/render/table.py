@@ -7,7 +7,7 @@ to import it takes longer than to list a model.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 
 from wtool.render.cells import SPARKS, columns_of_text, visible
 from wtool.report import Report
@@ -25,10 +25,10 @@ def render(report: Report) -> Iterator[str]:
     if report.title:
         yield report.title + "\n"
     columns = visible(report)
-    if report.rows and columns:
+    if report.row_count and columns:
         headers = [c.name for c in columns]
         texts, numeric = map(list, zip(*columns_of_text(report, columns), strict=True))
-        is_long = len(report.rows) > STREAM_ROWS
+        is_long = report.row_count > STREAM_ROWS
         if not is_long:
             texts = [[text.strip() for text in column] for column in texts]  # as tabulate does
         if is_long or all(map(_is_plain, [headers, *texts])):
@@ -48,17 +48,27 @@ def _is_plain(cells: list[str]) -> bool:
 
 def _stream(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> Iterator[str]:
     """The same bytes as `_tabulated`, in pieces, where all cells are plain."""
-    widths = [
-        max(len(header) + HEADER_PADDING, max(map(len, column)))
-        for header, column in zip(headers, texts, strict=True)
-    ]
-    columns = [
-        map(str.rjust if right else str.ljust, (header, "-" * width, *column), repeat(width))
-        for header, column, width, right in zip(headers, texts, widths, numeric, strict=True)
-    ]
-    lines = map(str.rstrip, map("  ".join, zip(*columns, strict=True)))
+    first, *rest = texts
+    rows = list(zip(*rest, strict=True))
+    # Beside its name a tensor shows what many others show: that is laid out once.
+    distinct = list(set(rows))
+    columns = map(_laid_out, headers, [first, *map(list, zip(*distinct, strict=True))], numeric)
+    lines: Iterator[str] = next(columns)
+    if rest:
+        head, line, *ends = map("  ".join, zip(*columns, strict=True))
+        end_of = dict(zip(distinct, ends, strict=True))
+        every_end = chain((head, line), map(end_of.__getitem__, rows))
+        lines = map("  ".join, zip(lines, every_end, strict=True))
+    lines = map(str.rstrip, lines)
     while chunk := list(islice(lines, STREAM_ROWS)):
         yield "\n".join(chunk) + "\n"
+
+
+def _laid_out(header: str, cells: list[str], is_numeric: bool) -> Iterator[str]:
+    """A column from its header down, each cell as wide as the widest."""
+    width = max(len(header) + HEADER_PADDING, max(map(len, cells)))
+    pad = str.rjust if is_numeric else str.ljust
+    return map(pad, (header, "-" * width, *cells), repeat(width))
 
 
 def _tabulated(headers: list[str], texts: list[list[str]], numeric: list[bool]) -> str:
