@@ -231,7 +231,7 @@ def _by_size(sizes: np.ndarray) -> list[tuple[int, np.ndarray]] | None:
     """(size, where it stands in `sizes`) of each size; None where there are too many."""
     import numpy
 
-    distinct = numpy.unique(sizes).tolist()
+    distinct = numpy.flatnonzero(numpy.bincount(sizes)).tolist()
     if len(distinct) > MAX_NAME_SIZES:
         return None
     return [(size, numpy.flatnonzero(sizes == size)) for size in distinct]

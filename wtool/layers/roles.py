@@ -80,8 +80,10 @@ def _assign_by_name(
     first components of names under which something is known to be learned).
     """
     leaf_roles: dict[str, str | None] = {}
+    plain: dict[str, str] = {}  # of the leaves that need no second look in an ordinary module
     undecided: list[tuple[str, Tensor]] = []
     evident: set[str] = set()
+    variables = modules.keys() & tensors.keys()
     for module, members in modules.items():
         slash = "/" in module
         first = module.partition("/" if slash else ".")[0]
@@ -92,17 +94,19 @@ def _assign_by_name(
                     if tensor.role is None:
                         tensor.role = branch
                 continue
-        if module in tensors and module:
+        if variables and module in variables and module:
             _assign_attached(module, members)
+        is_odd = slash or not module
         for leaf, tensor in members.items():
             role = tensor.role
             if role is None:
-                if leaf in leaf_roles:
-                    role = leaf_roles[leaf]
-                else:
-                    role = leaf_roles[leaf] = role_of_leaf(leaf)
-                if slash or role not in _BY_LEAF or leaf in _BY_SIBLINGS or not module:
-                    role = _judge(module, leaf, tensor, members, role)
+                role = None if is_odd else plain.get(leaf)
+                if role is None:
+                    if leaf not in leaf_roles:
+                        role = leaf_roles[leaf] = role_of_leaf(leaf)
+                        if role in _BY_LEAF and leaf not in _BY_SIBLINGS:
+                            plain[leaf] = role
+                    role = _judge(module, leaf, tensor, members, leaf_roles[leaf])
                 if tensor.is_parameter and role != "bias":
                     role = "weight"
                 if role is None:
