@@ -66,15 +66,18 @@ class Report:
         return f"<Report of {self.command}: {self.row_count:,} rows, ok={self.ok}>"
 
 
-@dataclass(frozen=True, repr=False)
 class ColumnReport(Report):
     """A Report whose values are at hand by column; its rows are made where they are asked for.
 
     values: one list per column, by its name, all of one length.
     """
 
-    rows: Sequence[Mapping[str, Any]] = field(init=False)
-    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[Any]]
+
+    def __init__(self, *, values: Mapping[str, Sequence[Any]], **facts: Any) -> None:
+        super().__init__(rows=(), **facts)
+        object.__setattr__(self, "values", values)
+        object.__delattr__(self, "rows")
 
     @property
     def row_count(self) -> int:

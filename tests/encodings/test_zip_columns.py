@@ -7,7 +7,7 @@ import pytest
 from test_zip_directory import FAULTS, FULL, directory_of, zip64_extra
 from zip_bytes import Entry, build
 
-from wtool.encodings import zip_columns
+from wtool.encodings import zip_columns, zip_directory
 from wtool.encodings.zip_columns import Columns, read_columns
 from wtool.encodings.zip_directory import read_directory
 from wtool.errors import InputError
@@ -16,7 +16,7 @@ from wtool.sources import BytesSource, FileSource
 
 def answer(data: bytes, monkeypatch, many: int):
     """All that is said of `data`, where columns are tried from `many` members on."""
-    monkeypatch.setattr(zip_columns, "MANY_MEMBERS", many)
+    monkeypatch.setattr(zip_directory, "MANY_MEMBERS", many)
     try:
         directory = directory_of(data)
         directory.check_headers()
@@ -37,12 +37,12 @@ def entries(count: int) -> list[Entry]:
 
 
 def is_read_by_column(data: bytes, monkeypatch) -> bool:
-    monkeypatch.setattr(zip_columns, "MANY_MEMBERS", 1)
+    monkeypatch.setattr(zip_directory, "MANY_MEMBERS", 1)
     directory = directory_of(data)
     if not isinstance(directory.entries, Columns):
         return False
     everything = range(len(directory.names))
-    return zip_columns.read_starts(directory.source, directory.entries, everything) is not None
+    return directory.entries.read_starts(directory.source, everything) is not None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -172,7 +172,7 @@ def test_members_beyond_four_gigabytes(tmp_path, monkeypatch):
         )
     found = []
     for many in (1, 1 << 30):
-        monkeypatch.setattr(zip_columns, "MANY_MEMBERS", many)
+        monkeypatch.setattr(zip_directory, "MANY_MEMBERS", many)
         opened = read_directory(FileSource(path))
         opened.check_headers()
         assert isinstance(opened.entries, Columns) == (many == 1)
@@ -224,7 +224,7 @@ def test_batches_of_headers_are_put_together(monkeypatch):
 
 
 def test_some_members_only(monkeypatch):
-    monkeypatch.setattr(zip_columns, "MANY_MEMBERS", 1)
+    monkeypatch.setattr(zip_directory, "MANY_MEMBERS", 1)
     data = build(entries(30))
     directory = read_directory(BytesSource(data, "model.pth"))
     directory.check_headers([7, 3, 20])
@@ -242,7 +242,7 @@ def test_as_many_members_as_it_takes_are_what_zipfile_reads(tmp_path):
 
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for index in range(zip_columns.MANY_MEMBERS):
+        for index in range(zip_directory.MANY_MEMBERS):
             archive.writestr(f"a/data/{index}", str(index))
     directory = read_directory(FileSource(path))
     assert isinstance(directory.entries, Columns)

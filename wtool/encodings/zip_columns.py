@@ -20,10 +20,8 @@ from wtool.sources import Source
 if TYPE_CHECKING:
     import numpy as np
 
-# From here on the columns gain more than it takes to import NumPy, 60 ms.
-MANY_MEMBERS = 30_000
 # Local headers of one batch are read, compared and forgotten.
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 2 << 20
 # Names are copied and compared one size at a time: torch's have as many sizes as its keys digits.
 MAX_NAME_SIZES = 64
 
@@ -78,8 +76,27 @@ class Columns(Sequence[Member]):
     def __iter__(self) -> Iterator[Member]:
         return map(self.__getitem__, range(len(self)))
 
+    def read_starts(self, source: Source, positions: Sequence[int]) -> list[int] | None:
+        """Offset of the first stored byte of each member at `positions`, which rise; None where a
+        local header is not as the directory says.
+        """
+        import numpy
 
-def read_columns(data: bytes, count: int, directory_offset: int) -> Columns | None:
+        chosen = numpy.array(positions, numpy.int64)
+        starts = numpy.empty(len(chosen), numpy.int64)
+        for part, window, at in _windows(source, self, chosen):
+            groups = _by_size(self.name_sizes[chosen[part]])
+            if groups is None:
+                return None
+            for size, same in groups:
+                found = _starts(self, chosen[part][same], size, window, at[same])
+                if found is None:
+                    return None
+                starts[part][same] = found
+        return starts.tolist()
+
+
+def read_columns(data: bytes | bytearray, count: int, directory_offset: int) -> Columns | None:
     """The members of the central directory `data`; None where one of them is not plain."""
     import numpy
 
@@ -114,7 +131,7 @@ def read_columns(data: bytes, count: int, directory_offset: int) -> Columns | No
 
 
 def _header_offsets(
-    data: bytes, rows: np.ndarray, ends: np.ndarray, directory_offset: int
+    data: bytes | bytearray, rows: np.ndarray, ends: np.ndarray, directory_offset: int
 ) -> np.ndarray | None:
     """Where the local headers are; beyond 4 GB the zip64 field at the end of an entry says it."""
     import numpy
@@ -135,7 +152,7 @@ def _header_offsets(
 
 
 def _names(
-    data: bytes, at: np.ndarray, sizes: np.ndarray
+    data: bytes | bytearray, at: np.ndarray, sizes: np.ndarray
 ) -> tuple[list[str], bytearray, np.ndarray] | None:
     """(names, text, offsets in it) of names of those `sizes` at `at`: see Columns."""
     import numpy
@@ -153,26 +170,6 @@ def _names(
         return text[1:].decode("utf-8").split("\0"), text, offsets
     except UnicodeDecodeError:
         return None
-
-
-def read_starts(source: Source, columns: Columns, positions: Sequence[int]) -> list[int] | None:
-    """Offset of the first stored byte of each member at `positions`, which rise; None where a local
-    header is not as the directory says.
-    """
-    import numpy
-
-    chosen = numpy.array(positions, numpy.int64)
-    starts = numpy.empty(len(chosen), numpy.int64)
-    for part, window, at in _windows(source, columns, chosen):
-        groups = _by_size(columns.name_sizes[chosen[part]])
-        if groups is None:
-            return None
-        for size, same in groups:
-            found = _starts(columns, chosen[part][same], size, window, at[same])
-            if found is None:
-                return None
-            starts[part][same] = found
-    return starts.tolist()
 
 
 def _starts(

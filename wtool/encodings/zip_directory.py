@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import compress, repeat
+from typing import TYPE_CHECKING
 
-from wtool.encodings import zip_columns
 from wtool.encodings.zip_end import find_directory
 from wtool.encodings.zip_entries import STORED, Member, read_members
 from wtool.encodings.zip_headers import read_starts
@@ -22,9 +22,14 @@ from wtool.encodings.zip_inflate import InflatedSource
 from wtool.errors import UnsafeInput, WtoolError, shorten
 from wtool.sources import Source, WindowSource, read_bytes
 
+if TYPE_CHECKING:
+    from wtool.encodings.zip_columns import Columns
+
 # A record held in memory whole may be this large, or this many times its deflated size.
 MAX_RECORD_RATIO = 100
 FREE_RECORD_BYTES = 16 << 20
+# From here on the columns gain more than it takes to import NumPy, 60 ms.
+MANY_MEMBERS = 30_000
 # In `starts`: the member's local header was not read yet.
 _UNREAD = -1
 
@@ -34,14 +39,22 @@ class ZipDirectory:
 
     names, entries: of the members, in the directory's order. positions: of each name in them.
     starts: offset of the first stored byte of each member whose local header was checked, else -1.
+    columns: the entries once more, where they are read by column.
 
     UnsafeInput where two names are equal, case ignored.
     """
 
-    def __init__(self, source: Source, names: list[str], entries: Sequence[Member]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        names: list[str],
+        entries: Sequence[Member],
+        columns: Columns | None = None,
+    ) -> None:
         self.source = source
         self.names = names
         self.entries = entries
+        self._columns = columns
         self.starts = [_UNREAD] * len(names)
         self.positions = self._folded = dict(zip(names, range(len(names)), strict=True))
         # Each name behind a NUL, which no name has.
@@ -94,9 +107,9 @@ class ZipDirectory:
         chosen = range(len(starts)) if positions is None else positions
         wanted = [position for position in chosen if starts[position] == _UNREAD]
         found = None
-        if isinstance(entries, zip_columns.Columns) and len(wanted) >= zip_columns.MANY_MEMBERS:
+        if self._columns is not None and len(wanted) >= MANY_MEMBERS:
             wanted.sort()
-            found = zip_columns.read_starts(self.source, entries, wanted)
+            found = self._columns.read_starts(self.source, wanted)
         if found is None:
             wanted.sort(key=lambda position: entries[position].header_offset)
             found = read_starts(self.source, [entries[position] for position in wanted])
@@ -105,8 +118,8 @@ class ZipDirectory:
 
     def stored_sizes(self) -> list[int]:
         """Bytes of each member, by position; -1 of those that are deflated."""
-        if isinstance(self.entries, zip_columns.Columns):
-            return self.entries.sizes.tolist()
+        if self._columns is not None:
+            return self._columns.sizes.tolist()
         return [m.nbytes if m.method == STORED else -1 for m in self.entries]
 
     def data_start(self, member: Member) -> int:
@@ -148,12 +161,14 @@ def read_directory(source: Source) -> ZipDirectory:
     """
     try:
         count, offset, nbytes = find_directory(source)
-        data = bytes(read_bytes(source, offset, nbytes))
-        if count >= zip_columns.MANY_MEMBERS:
-            columns = zip_columns.read_columns(data, count, offset)
+        data = read_bytes(source, offset, nbytes)
+        if count >= MANY_MEMBERS:
+            from wtool.encodings.zip_columns import read_columns
+
+            columns = read_columns(data, count, offset)
             if columns is not None:
-                return ZipDirectory(source, columns.names, columns)
-        return ZipDirectory(source, *read_members(data, count, offset))
+                return ZipDirectory(source, columns.names, columns, columns)
+        return ZipDirectory(source, *read_members(bytes(data), count, offset))
     except WtoolError as error:
         raise error.locate(path=source.name) from error.__cause__
 
