@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from wtool.encodings import strict_json
 from wtool.encodings.cut_short import cut_short
+from wtool.encodings.safetensors_plain import read_plain
 from wtool.errors import MalformedInput, TruncatedInput, UnsafeInput
 from wtool.sources import Source, read_bytes
 
@@ -60,9 +61,12 @@ def read_header(source: Source) -> Header:
     UnsafeInput for all other faults.
     """
     length = _header_length(source)
-    members = strict_json.loads(
-        read_bytes(source, LENGTH_NBYTES, length), base=LENGTH_NBYTES, on_object=_compact
-    )
+    data = read_bytes(source, LENGTH_NBYTES, length)
+    data_start = LENGTH_NBYTES + length
+    plain = read_plain(data, LENGTH_NBYTES, source.size - data_start)
+    if plain is not None:
+        return Header(*plain, data_start, ())
+    members = strict_json.loads(data, base=LENGTH_NBYTES, on_object=_compact)
     if type(members) is not dict:
         raise MalformedInput(
             "header is not an object of tensors", expected="{...}", found=_kind(members)
@@ -74,7 +78,6 @@ def read_header(source: Source) -> Header:
             members[name], extra = _entry(name, value)
             if extra:
                 unknown.append(name)
-    data_start = LENGTH_NBYTES + length
     entries = tuple(sorted(members.items(), key=lambda member: (member[1].begin, member[1].end)))
     _check_layout(entries, data_start, source)
     return Header(entries, metadata, data_start, tuple(unknown))
@@ -206,7 +209,7 @@ def _check_layout(entries: tuple[tuple[str, Entry], ...], data_start: int, sourc
                 expected=f"data_offsets from {position} on",
                 found=f"{entry.begin}",
             )
-        _check_size(name, entry)
+        check_size(name, entry)
         position = entry.end
     if position > available:
         spans = ((name, data_start + e.begin, data_start + e.end) for name, e in entries)
@@ -222,7 +225,7 @@ def _check_layout(entries: tuple[tuple[str, Entry], ...], data_start: int, sourc
         )
 
 
-def _check_size(name: str, entry: Entry) -> None:
+def check_size(name: str, entry: Entry) -> None:
     """Shape x bits is the length of the data; the product stays in u64, taken left to right."""
     count = 1
     for size in entry.shape:

@@ -47,7 +47,7 @@ def loads(
     key, lone surrogate, more than MAX_DEPTH levels; UnsafeInput where it would take too much
     memory.
     """
-    _check_size(data, base)
+    check_size(data, base)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -113,7 +113,7 @@ def _walk(value: Any, surrogates: bool) -> None:
         level = deeper
 
 
-def _check_size(data: bytes | bytearray, base: int) -> None:
+def check_size(data: bytes | bytearray, base: int) -> None:
     """UnsafeInput where parsing could take far more memory than the text; counts are bounds."""
     values = data.count(b",")
     containers = data.count(b"[") + data.count(b"{")

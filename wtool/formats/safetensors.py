@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wtool.checkpoint import Checkpoint, Tensor, build
 from wtool.dtypes import BY_SAFETENSORS
 from wtool.errors import WtoolError, counted
-from wtool.extents import Strided
+from wtool.extents import Geometry, Strided, geometry
 from wtool.formats import Format, Probe, refuse_root
 from wtool.sources import Source
 
@@ -56,16 +56,13 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
 def read_tensors(source: Source, header: Header) -> list[Tensor]:
     """The tensors that `header` describes, lazy, in the order of their bytes."""
     tensors = []
-    for name, entry in header.entries:
-        dtype = BY_SAFETENSORS[entry.dtype]
+    known: dict[tuple[str, tuple[int, ...]], Geometry] = {}
+    for name, (dtype, shape, begin, end) in header.entries:
         try:
-            extent = Strided(
-                source,
-                header.data_start + entry.begin,
-                entry.end - entry.begin,
-                dtype,
-                entry.shape,
-            )
+            held = known.get((dtype, shape))
+            if held is None:
+                held = known[dtype, shape] = geometry(BY_SAFETENSORS[dtype], shape)
+            extent = Strided.of_geometry(held, source, header.data_start + begin, end - begin)
         except WtoolError as error:
             raise error.locate(tensor=name) from error
         tensors.append(Tensor(name, name, extent))
