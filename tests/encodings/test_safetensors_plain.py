@@ -136,6 +136,10 @@ FAULTS = {
     "half a byte": (f'{{"a":{tensor("F4", "[3]", 0, 1)}}}', 1),
     "an unknown type": (f'{{"a":{tensor("F33", "[4]", 0, 4)}}}', 4),
     "a size beyond 64 bits": (f'{{"a":{tensor("I8", f"[{1 << 64},0]", 0, 0)}}}', 0),
+    "a size beyond 64 bits behind a zero": (
+        f'{{"a":{tensor("I8", f"[0,{1 << 64}]", 0, 0)}}}', 0
+    ),
+    "a bracket in front": (f"[{A},{B}}}", 28),
     "a count beyond 64 bits": (f'{{"a":{tensor("I8", f"[{1 << 40},{1 << 40},0]", 0, 0)}}}', 0),
     "an offset of 21 digits": (f'{{"a":{tensor("I8", "[4]", 0, "4" * 21)}}}', 4),
     "digits of another alphabet": (f'{{"a":{tensor("I8", "[٤]", 0, "٤")}}}', 4),
