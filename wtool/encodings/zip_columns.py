@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 from wtool.encodings.zip_entries import FULL32, REFUSED_FLAGS, STORED, Member
@@ -74,7 +74,11 @@ class Columns(Sequence[Member]):
         )
 
     def __iter__(self) -> Iterator[Member]:
-        return map(self.__getitem__, range(len(self)))
+        names, sizes = self.names, self.sizes.tolist()
+        columns = (column.tolist() for column in (self.crcs, self.header_offsets, self.limits))
+        crcs, headers, limits = columns
+        raw_names = map(str.encode, names)
+        return map(Member, names, raw_names, repeat(STORED), crcs, sizes, sizes, headers, limits)
 
     def read_starts(self, source: Source, positions: Sequence[int]) -> list[int] | None:
         """Offset of the first stored byte of each member at `positions`, which rise; None where a

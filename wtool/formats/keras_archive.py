@@ -37,7 +37,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
 
     refuse_root(root, "a .keras file")
     directory = probe.zip_directory
-    if directory is None or WEIGHTS not in directory.members:
+    if directory is None or WEIGHTS not in directory.positions:
         raise MalformedInput(f"zip file without {WEIGHTS}", path=probe.path)
     try:
         file = read_file(weights_source(directory))
