@@ -2,11 +2,14 @@
 
 import random
 import struct
+import zipfile
+from pathlib import Path
 
 import pytest
 from test_zip_directory import FAULTS, FULL, directory_of, zip64_extra
 from zip_bytes import Entry, build
 
+import wtool
 from wtool.encodings import zip_columns, zip_directory
 from wtool.encodings.zip_columns import Columns, read_columns
 from wtool.encodings.zip_directory import read_directory
@@ -101,6 +104,33 @@ def test_plain_members_are_read_by_column(kind, monkeypatch):
         entry.data for entry in PLAIN[kind]
     ]
     assert all(type(value) is int for member in members for value in member[2:])
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize("name", ["digits-cnn.pth", "topics-rnn-training.pth", "digits-cnn.npz"])
+def test_files_of_torch_and_numpy_are_read_by_column(name, monkeypatch):
+    data = (FIXTURES / name).read_bytes()
+    assert is_read_by_column(data, monkeypatch)
+    names, members, *_ = both(data, monkeypatch)
+    with zipfile.ZipFile(FIXTURES / name) as archive:
+        assert names == archive.namelist()
+        assert [(m.crc, m.nbytes, m.header_offset) for m in members] == [
+            (found.CRC, found.file_size, found.header_offset) for found in archive.infolist()
+        ]
+
+
+def test_a_torch_file_opened_by_column_is_the_same_checkpoint(monkeypatch):
+    path = str(FIXTURES / "digits-cnn.pth")
+    expected = wtool.open(path)
+    monkeypatch.setattr(zip_directory, "MANY_MEMBERS", 1)
+    found = wtool.open(path)
+    assert list(found.tensors) == list(expected.tensors)
+    for tensor, other in zip(found, expected, strict=True):
+        assert (tensor.offset, tensor.shape) == (other.offset, other.shape)
+        assert tensor.load().tobytes() == other.load().tobytes()
+    assert wtool.ls(found).rows == wtool.ls(expected).rows
 
 
 OTHERS = {
@@ -238,8 +268,6 @@ def test_some_members_only(monkeypatch):
 
 def test_as_many_members_as_it_takes_are_what_zipfile_reads(tmp_path):
     """Read by column without being told so."""
-    import zipfile
-
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(zip_directory.MANY_MEMBERS):
