@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import zipfile
 from typing import Any
@@ -17,6 +18,7 @@ from wtool.encodings.pickle_nodes import Call, Dict, Global, Persistent
 from wtool.errors import WtoolError
 
 MUTATIONS = 4000
+STRETCH = re.compile(pickle_tensors._STRETCH, re.DOTALL)
 
 
 def state() -> dict[str, Any]:
@@ -32,12 +34,25 @@ def state() -> dict[str, Any]:
     return tensors
 
 
-@pytest.fixture(scope="module")
-def pickled() -> bytes:
+def saved(tensors: Any) -> bytes:
+    """`data.pkl` of what torch.save writes."""
     file = io.BytesIO()
-    torch.save(state(), file)
+    torch.save(tensors, file)
     with zipfile.ZipFile(file) as archive:
         return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+
+
+def layers(count: int) -> dict[str, Any]:
+    """Kinds of tensor that alternate; tails of the last two have one length, numbered elsewhere."""
+    wide, square = ((256, 64, 1, 1), (64, 64, 3, 3))
+    kinds = [torch.zeros(2, 3), torch.zeros(3), torch.zeros(1, dtype=torch.int64)]
+    kinds += [torch.zeros(shape, dtype=torch.int8) for shape in (wide, square)]
+    return {f"block{i}.weight": kinds[i % len(kinds)].clone() for i in range(count)}
+
+
+@pytest.fixture(scope="module")
+def pickled() -> bytes:
+    return saved(state())
 
 
 def plain(value: Any) -> Any:
@@ -73,7 +88,8 @@ def one_by_one(id: Any) -> Persistent:
     return Persistent(id)
 
 
-def test_tensors_are_taken(pickled, monkeypatch):
+def taken_at_once(data: bytes) -> list[int]:
+    """How many tensors each call of `take` took."""
     taken = []
     take = pickle_tensors.TensorTaker.take
 
@@ -82,9 +98,96 @@ def test_tensors_are_taken(pickled, monkeypatch):
         taken.append(found[1] if found else 0)
         return found
 
-    monkeypatch.setattr(pickle_tensors.TensorTaker, "take", counted)
-    parse(pickled)
-    assert sum(taken) > 30
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pickle_tensors.TensorTaker, "take", counted)
+        parse(data)
+    return taken
+
+
+def test_tensors_are_taken(pickled):
+    assert sum(taken_at_once(pickled)) > 30
+
+
+def test_a_long_run_is_taken_in_a_few_steps():
+    data = saved(layers(2500))
+    taken = taken_at_once(data)
+    assert sum(taken) >= 2460
+    assert sum(count > 0 for count in taken) < 12
+    assert outcome(data) == outcome(data, persistent=one_by_one)
+
+
+NAMES = [
+    "",
+    "a\nb",
+    "tab\t",
+    "\0",
+    "h\u00f6he.\u91cd\u307f",
+    "n" * 255,
+    "n" * 256,
+    "n" * 70_000,
+    "rrrr",
+    "Xh((h(",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_any_name_may_lie_in_a_run(name):
+    tensors = layers(70)
+    tensors[name] = torch.zeros(3)
+    tensors |= {f"{name}.{key}": value.clone() for key, value in layers(20).items()}
+    data = saved(tensors)
+    assert outcome(data) == outcome(data, persistent=one_by_one)
+
+
+def test_a_name_that_is_no_text_is_refused_at_its_place():
+    data = saved(layers(90))
+    at = data.index(b"block80.weight")
+    broken = data[:at] + b"\xff" + data[at + 1 :]
+    assert outcome(broken) == outcome(broken, persistent=one_by_one)
+    assert "text is not UTF-8" in str(outcome(broken))
+
+
+def test_a_run_with_any_byte_changed_is_what_its_opcodes_give():
+    """A tensor of each kind and the names between them, byte by byte."""
+    data = saved(layers(48))
+    starts = [match.start() for match in STRETCH.finditer(data)]
+    for at in range(starts[6], starts[11]):
+        here = data[at]
+        for value in {here ^ 1, (here + 7) % 256, 0} - {here}:
+            broken = data[:at] + bytes([value]) + data[at + 1 :]
+            assert outcome(broken) == outcome(broken, persistent=one_by_one), (at, value)
+
+
+def test_numbers_of_one_kind_at_the_places_of_another_are_not_taken():
+    """Tails of one length: what one kind has without its numbers, and the other's numbers."""
+    data = saved(layers(52))
+    stretches = [
+        match
+        for match in STRETCH.finditer(data)
+        if b"M\x00@" in match[4] or b"M\x00\x90" in match[4]
+    ]
+    wide, square = ((m[4], int.from_bytes(m[4][1:5], "little")) for m in stretches[-2:])
+    assert len(wide[0]) == len(square[0])
+    ones = [_ones(tail, place) for tail, place in (wide, square)]
+    assert ones[0] != ones[1]
+    end, head = stretches[-1].end(), stretches[-1][1]
+    memo = b"".join(b"Nr" + struct.pack("<I", i) + b"0" for i in range(square[1] + 7, 1023))
+    before = (
+        data[:end] + memo + b"X\1\0\0\0zr" + struct.pack("<I", 1023) + head + b"\1\0\0\0" + b"7"
+    )
+    bare = int.from_bytes(wide[0], "little") - wide[1] * ones[0]
+    for numbers, right in ((ones[0], True), (ones[1], False)):
+        tail = (bare + 1024 * numbers).to_bytes(len(wide[0]), "little")
+        assert STRETCH.fullmatch(head + b"\1\0\0\0" + b"7" + tail)
+        made = before + tail + b"u."
+        assert outcome(made) == outcome(made, persistent=one_by_one)
+        assert bool(taken_at_once(made)[-1]) is right
+
+
+def _ones(tail: bytes, place: int) -> int:
+    """An integer with a one at each place where `tail` has one of its seven numbers."""
+    numbers = (struct.pack("<I", place + i) for i in range(7))
+    return sum(1 << 8 * (tail.index(b"r" + number) + 1) for number in numbers)
 
 
 def test_a_taken_tensor_is_what_its_opcodes_give(pickled):
@@ -118,7 +221,7 @@ def with_reads(pickled: bytes, indices: list[int], before: bytes = b"") -> bytes
 
 def stretch_of(pickled: bytes) -> range:
     """Memo places of one stretch that is taken."""
-    match = next(m for m in pickle_tensors._TENSOR.finditer(pickled) if m.start() > 6_000)
+    match = next(m for m in STRETCH.finditer(pickled) if m.start() > 6_000)
     (last,) = struct.unpack("<I", pickled[match.end() - 4 : match.end()])
     return range(last - 6, last + 1)
 
@@ -143,7 +246,7 @@ def test_a_piece_that_is_remembered_anew_leaves_the_others(pickled, piece):
 
 def test_names_that_are_remembered_anew_are_read_anew(pickled):
     """The place of the storage's class, overwritten after tensors were taken."""
-    match = next(m for m in pickle_tensors._TENSOR.finditer(pickled) if m.start() > 6_000)
+    match = next(m for m in STRETCH.finditer(pickled) if m.start() > 6_000)
     place = pickled[match.start() + 7]
     anew = b"K\x07q" + bytes([place]) + b"0"
     data = pickled[: match.start()] + anew + pickled[match.start() :]

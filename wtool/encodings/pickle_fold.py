@@ -16,6 +16,7 @@ MAX_KEY_ITEMS = 64
 
 ORDERED_DICT = "collections.OrderedDict"
 _SCALARS = frozenset((str, ByteText, bytes, int, float, bool, type(None)))
+_TEXT = {str}
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 
 
@@ -45,7 +46,9 @@ def store_items(target: Any, items: list[Any]) -> None:
     if len(items) % 2:
         raise MalformedInput("dictionary entry without a value")
     flat = iter(items)
-    if type(target) is Dict:
+    if type(target) is Dict and set(map(type, items[::2])) == _TEXT:
+        target.update(zip(flat, flat, strict=True))
+    elif type(target) is Dict:
         for key, value in zip(flat, flat, strict=True):
             if type(key) is str or _may_hash(key, target):
                 target[key] = value

@@ -1,15 +1,20 @@
-"""The stretch of a pickle that stands for one plain tensor, taken with one match.
+"""The stretch of a pickle that stands for one plain tensor; as many as follow each other at once.
 
 torch.save spends 24 opcodes on each; in a large state dict nothing else counts. What is made is
 what the opcodes one by one would make, its pieces where somebody asks for them. Whatever differs
 from the usual form in any way, good or bad, is left to the opcodes, before anything was changed:
 
-    BINGET function  MARK
-      MARK  BINGET "storage"  BINGET class  BINUNICODE key  LONG_BINPUT
-            BINGET device  number  TUPLE  LONG_BINPUT  BINPERSID
-      number  sizes  LONG_BINPUT  strides  LONG_BINPUT  NEWFALSE
-      BINGET OrderedDict  EMPTY_TUPLE  REDUCE  LONG_BINPUT
-    TUPLE  LONG_BINPUT  REDUCE  LONG_BINPUT
+    head  BINGET function  MARK  MARK  BINGET "storage"  BINGET class  BINUNICODE (its length)
+    key
+    tail  LONG_BINPUT  BINGET device  number  TUPLE  LONG_BINPUT  BINPERSID
+          number  sizes  LONG_BINPUT  strides  LONG_BINPUT  NEWFALSE
+          BINGET OrderedDict  EMPTY_TUPLE  REDUCE  LONG_BINPUT  TUPLE  LONG_BINPUT
+          REDUCE  LONG_BINPUT
+
+Tensors of one kind have one head, and tails that differ in the numbers of their LONG_BINPUTs alone,
+which count on from the length of the memo. A tail read as one integer, less that length at each
+place where a number is, is therefore the same for the whole kind: a tail that gives it is right in
+every byte.
 """
 
 from __future__ import annotations
@@ -24,8 +29,12 @@ from wtool.encodings.pickle_nodes import Call, Global, StorageView
 
 # A memo that BINGET cannot reach the end of: from here on picklers write LONG_BINPUT.
 LEAST_MEMO = 256
-# Tensors that are taken at once: the machine counts its nodes between.
-MAX_RUN = 1000
+# Bytes that are looked at together: few after a tensor that could not be taken, or what was matched
+# for nothing adds up; 1,000 tensors at most, since the machine counts its nodes between.
+LEAST_WINDOW_BYTES = 1 << 10
+MOST_WINDOW_BYTES = 64 << 10
+# Tails of one length may have their numbers at different places; only so many are tried.
+MAX_LAYOUTS = 8
 # Containers and calls that one stretch makes.
 NODES = 7
 # What the memo holds in place of the six values before a taken call; see `part`.
@@ -33,17 +42,27 @@ PART = object()
 _PARTS = (PART,) * 6
 # BININT1, BININT2, BININT; negative numbers are left to the machine.
 _NUMBER = rb"(?:K.|M..|J...[\0-\x7f])"
-_SHAPE = rb"(%b\x85|%b{2}\x86|%b{3}\x87|\((?:%b){4,64}t)" % ((_NUMBER,) * 4)
-_TENSOR = re.compile(
-    rb"h.\(\(h.h.X.\0\0\0([0-9]{1,20})r....h.(%b)tr....Q(%b)%br....%br....\x89h.\)Rr....tr....Rr...."
-    % (_NUMBER, _NUMBER, _SHAPE, _SHAPE),
+_SHAPE = rb"(?:%b\x85|%b{2}\x86|%b{3}\x87|\((?:%b){4,64}t)" % ((_NUMBER,) * 4)
+_TAIL = rb"r....h.%btr....Q%b%br....%br....\x89h.\)Rr....tr....Rr...."
+# With what the storage and the view are, apart.
+_FACTS = re.compile(
+    _TAIL % tuple(b"(%b)" % part for part in (_NUMBER, _NUMBER, _SHAPE, _SHAPE)), re.DOTALL
+)
+# Head, length of the key, key, tail.
+_STRETCH = rb"(h.\(\(h.h.X)(.)\0\0\0([0-9]{1,20})(%b)" % (
+    _TAIL % (_NUMBER, _NUMBER, _SHAPE, _SHAPE)
+)
+# Between two of them, the text of an entry: its length, itself, its place in the memo. All bytes
+# behind the last are one match with empty groups, so that none are skipped to find more.
+_RUN = re.compile(
+    _STRETCH + rb"(?:X(..)\0\0([^\0-\x1f]+)r(....)(?=h.\(\())?|.+",
     re.DOTALL,
 )
-# The same with gaps for key, numel, offset, size and stride: what each BINGET names, the length of
-# the key, what each LONG_BINPUT numbers.
-_FIELDS = "<xBxxxBxBxI{}xIxB{}xxIx{}{}xI{}xIxxBxxxIxxIxxI"
-# An opcode and the length, or the number, that follows.
-_COUNTED = struct.Struct("<BI")
+# Bytes of a stretch without its key and tail, of a text with its opcodes without itself.
+_HEAD_BYTES = 13
+_ENTRY_BYTES = 10
+# Values that a stretch and the text behind it remember.
+_REMEMBERED = len(_PARTS) + 2
 
 
 class TensorTaker:
@@ -52,85 +71,73 @@ class TensorTaker:
     def __init__(self, data: bytes | bytearray, memo: list[Any]) -> None:
         self._data = data
         self._memo = memo
-        self._layouts: dict[tuple[int, ...], struct.Struct] = {}
+        self._window = LEAST_WINDOW_BYTES
+        # Of a head and a length of tails: integers with a one at each place of a number, and with
+        # each, by the integer that tails of one kind give, what they ask for.
+        self._layouts: dict[tuple[bytes, int], list[tuple[int, dict[int, StorageView]]]] = {}
         self._views: dict[tuple, StorageView] = {}
         self._times: dict[StorageView, int] = {}
 
     def take(self, position: int, stack: list[Any]) -> tuple[int, int] | None:
         """(position, tensors) after as many as follow each other; None where there is none.
 
-        position: of the BINGET of the first. The nodes, and the text between two of them, are put
-        on the stack and into the memo, as their opcodes do.
+        position: of the BINGET of the first. The nodes, and the texts between them, are put on the
+        stack and into the memo, as their opcodes do.
         """
-        data, memo, times = self._data, self._memo, self._times
-        first = len(memo)
-        if first < LEAST_MEMO:
+        memo, window = self._memo, self._window
+        if len(memo) < LEAST_MEMO or not self._data.startswith(b"((", position + 2):
             return None
-        size = len(data)
-        taken = 0
-        while taken < MAX_RUN:
-            match = _TENSOR.match(data, position)
-            if match is None:
-                break
-            key, numel, offset, sizes, strides = match.groups()
-            lengths = len(key), len(numel), len(offset), len(sizes), len(strides)
-            layout = self._layouts.get(lengths)
-            if layout is None:
-                gaps = [f"{length}x" for length in lengths]
-                layout = self._layouts[lengths] = struct.Struct(_FIELDS.format(*gaps))
-            (
-                function_at, kind_at, cls_at, key_size, put_key, device_at, put_id, put_size,
-                put_stride, hooks_at, put_hooks, put_args, put_call,
-            ) = layout.unpack_from(data, position)  # fmt: skip
-            if (
-                key_size != lengths[0]
-                or put_key != first
-                or put_id != first + 1
-                or put_size != first + 2
-                or put_stride != first + 3
-                or put_hooks != first + 4
-                or put_args != first + 5
-                or put_call != first + 6
-            ):
-                break
-            said = (
-                function_at, kind_at, cls_at, device_at, hooks_at, numel, offset, sizes, strides
-            )  # fmt: skip
-            view = self._views.get(said)
-            if view is None:
-                view = self._read_view(said)
-                if view is None:
-                    break
+        rows = _RUN.findall(self._data, position, position + window)
+        if not rows[-1][0]:
+            rows.pop()
+        if len(rows) == 1:
+            return self._take_one(rows[0], position, stack)
+        # What was matched and is not taken will be matched again.
+        self._window = LEAST_WINDOW_BYTES
+        views = self._views_of(rows)
+        if not views:
+            return None
+        _, _, keys, tails, *entries = zip(*rows[: len(views)], strict=True)
+        names = self._names_between(*entries)
+        count = len(names) + 1
+        if count < len(views):
+            views, keys, tails = views[:count], keys[:count], tails[:count]
+        if count == len(rows):
+            self._window = min(8 * window, MOST_WINDOW_BYTES)
+        times = self._times
+        for view in views:
             times[view] += 1
-            call = Call.of_view(view, key.decode("ascii"))
-            memo += _PARTS
-            memo.append(call)
-            stack.append(call)
-            taken += 1
-            first += 7
-            position += layout.size
-            # The text of the next entry, and where it is remembered.
-            if position + 5 > size:
-                break
-            op, length = _COUNTED.unpack_from(data, position)
-            end = position + 5 + length
-            if op != 0x58 or end + 5 > size:
-                break
-            put, number = _COUNTED.unpack_from(data, end)
-            if put != 0x72 or number != first:
-                break
-            try:
-                name = data[position + 5 : end].decode("utf-8", "surrogatepass")
-            except UnicodeDecodeError:
-                break
-            stack.append(name)
-            memo.append(name)
-            first += 1
-            position = end + 5
-        return (position, taken) if taken else None
+        calls = list(map(Call.of_view, views, b",".join(keys).decode("ascii").split(",")))
+        values: list[Any] = [PART] * (count * _REMEMBERED - 1)
+        values[len(_PARTS) :: _REMEMBERED] = calls
+        values[len(_PARTS) + 1 :: _REMEMBERED] = names
+        memo += values
+        values = [None] * (2 * count - 1)
+        values[::2], values[1::2] = calls, names
+        stack += values
+        position += count * _HEAD_BYTES + sum(map(len, keys)) + sum(map(len, tails))
+        position += len(names) * _ENTRY_BYTES + sum(map(len, entries[1][: len(names)]))
+        return position, count
+
+    def _take_one(
+        self, row: tuple[bytes, ...], position: int, stack: list[Any]
+    ) -> tuple[int, int] | None:
+        """`take` of a tensor that stands alone, in a Parameter for example."""
+        head, key_length, key, tail, _, _, _ = row
+        number = int.from_bytes(tail, "little")
+        found = self._find(head, tail, number, len(self._memo))
+        if found is None or len(key) != key_length[0]:
+            return None
+        view, _ = found
+        self._times[view] += 1
+        call = Call.of_view(view, key.decode("ascii"))
+        self._memo += (*_PARTS, call)
+        stack.append(call)
+        return position + _HEAD_BYTES + len(key) + len(tail), 1
 
     def forget_names(self) -> None:
         """The memo has changed where it was read before."""
+        self._layouts.clear()
         self._views.clear()
 
     def mentions(self) -> Iterator[tuple[str, int]]:
@@ -139,8 +146,84 @@ class TensorTaker:
             for name in (view.function, view.cls, view.hooks):
                 yield name.full, times
 
+    def _views_of(self, rows: list[tuple[bytes, ...]]) -> list[StorageView]:
+        """The view of each row, up to one that is no plain tensor or has no text behind it."""
+        views: list[StorageView] = []
+        place = len(self._memo)
+        last_head, last_number, step = b"", 0, -1
+        for head, key_length, key, tail, _, name, _ in rows:
+            if len(key) != key_length[0]:
+                break
+            number = int.from_bytes(tail, "little")
+            # Of the kind of the one before? Else it is looked up.
+            if number - last_number != step or head != last_head:
+                found = self._find(head, tail, number, place)
+                if found is None:
+                    break
+                view, step = found
+                last_head = head
+            last_number = number
+            views.append(view)
+            if not name:
+                break
+            place += _REMEMBERED
+        return views
+
+    def _names_between(
+        self, lengths: tuple[bytes, ...], names: tuple[bytes, ...], places: tuple[bytes, ...]
+    ) -> list[str]:
+        """The texts behind all tensors but the last; none where one is not as it must be."""
+        lengths, names, places = lengths[:-1], names[:-1], places[:-1]
+        if not names:
+            return []
+        first = len(self._memo) + len(_PARTS) + 1
+        right = range(first, first + len(names) * _REMEMBERED, _REMEMBERED)
+        if b"".join(lengths) != struct.pack(f"<{len(names)}H", *map(len, names)):
+            return []
+        if b"".join(places) != struct.pack(f"<{len(names)}I", *right):
+            return []
+        try:
+            # No name holds a newline.
+            return b"\n".join(names).decode("utf-8", "surrogatepass").split("\n")
+        except UnicodeDecodeError:
+            return []
+
+    def _find(
+        self, head: bytes, tail: bytes, number: int, place: int
+    ) -> tuple[StorageView, int] | None:
+        """(the view that a stretch asks for, by how much `number` grows to the next of its kind).
+
+        None where it counts wrongly, or the memo holds something else than a plain tensor needs.
+
+        number: the tail as an integer. place: length of the memo before the stretch.
+        """
+        layouts = self._layouts.setdefault((head, len(tail)), [])
+        for ones, kinds in layouts:
+            view = kinds.get(number - place * ones)
+            if view is not None:
+                return view, _REMEMBERED * ones
+        facts = _FACTS.fullmatch(tail)
+        if facts is None:
+            return None
+        after = facts.end(4)
+        counted = facts.end(1) + 2, facts.end(3) + 1, after + 1, after + 11, after + 17, after + 23
+        for index, at in enumerate((1, *counted), place):
+            if tail[at : at + 4] != index.to_bytes(4, "little"):
+                return None
+        said = (head[1], head[5], head[7], tail[6], tail[after + 7], *facts.groups())
+        view = self._views.get(said) or self._read_view(said)
+        if view is None:
+            return None
+        ones = sum(1 << 8 * at for at in (1, *counted))
+        kinds = next((kinds for known, kinds in layouts if known == ones), {})
+        if not kinds:
+            layouts.insert(0, (ones, kinds))
+            del layouts[MAX_LAYOUTS:]
+        kinds[number - place * ones] = view
+        return view, _REMEMBERED * ones
+
     def _read_view(self, said: tuple) -> StorageView | None:
-        """The view that a stretch speaks of, where the memo holds what a plain tensor needs."""
+        """The view of these facts, where the memo holds what a plain tensor needs."""
         function, kind, cls, device, hooks = (self._memo[place] for place in said[:5])
         if (
             type(function) is not Global
