@@ -47,6 +47,18 @@ class Tensor:
     kind_is_guess: bool = False
     is_parameter: bool = False
 
+    @classmethod
+    def at_path(cls, path: tuple[str, ...], extent: Extent, role: str | None) -> Tensor:
+        """The tensor of that path, named by it; nothing else is known. Cheaper than `Tensor()`."""
+        tensor = cls.__new__(cls)
+        tensor.name = tensor.key = ".".join(path)
+        tensor.extent = extent
+        tensor.role = role
+        tensor.layer = tensor.kind = None
+        tensor.path = path
+        tensor.kind_is_guess = tensor.is_parameter = False
+        return tensor
+
     @property
     def dtype(self) -> DType:
         """Element type."""

@@ -62,7 +62,7 @@ def build_checkpoint(
 
 
 def _tensors(
-    leaves: list[Leaf], branch: tuple[str, ...], walked: Walked, *, explicit: bool
+    leaves: list[Leaf | Tensor], branch: tuple[str, ...], walked: Walked, *, explicit: bool
 ) -> tuple[dict[str, Tensor] | None, list[str]]:
     """(tensors by name, one line per composite); no tensors where names are not unique."""
     tensors: dict[str, Tensor] = {}
@@ -70,7 +70,16 @@ def _tensors(
     composites = total = 0
     depth = len(branch)
     for leaf in leaves:
-        path, found = leaf.path, leaf.found
+        path = leaf.path
+        if isinstance(leaf, Tensor):
+            name = dotted(path[depth:]) if depth and path[:depth] == branch else leaf.key
+            role = _role(leaf, branch, explicit) if branch or len(path) > 1 else leaf.role
+            if name is not leaf.name or role is not leaf.role:
+                leaf = Tensor(name, leaf.key, leaf.extent, role, path=path)
+            tensors[name] = leaf
+            total += 1
+            continue
+        found = leaf.found
         key = name = ".".join(path)
         if depth and path[:depth] == branch:
             name = dotted(path[depth:])
@@ -104,22 +113,23 @@ def _tensors(
     return (tensors if len(tensors) == total else None), described
 
 
-def _role(leaf: Leaf, branch: tuple[str, ...], explicit: bool) -> str | None:
+def _role(leaf: Leaf | Tensor, branch: tuple[str, ...], explicit: bool) -> str | None:
     role = role_outside(leaf, () if explicit else branch)
     if explicit and branch and leaf.role is None:
         # A copy that the user chose is the model now; optimizer state stays what it is.
         role = role_of_branch(branch[-1])
         role = None if role == "ema" else role
-    if role is None and leaf.found.is_buffer:
+    if role is None and isinstance(leaf, Leaf) and leaf.found.is_buffer:
         return "buffer"
     return role
 
 
-def _double_name(leaves: list[Leaf]) -> UnsupportedError:
+def _double_name(leaves: list[Leaf | Tensor]) -> UnsupportedError:
     """torch loads such a file: its keys differ, and only their names are the same."""
     seen: dict[str, tuple[str, ...]] = {}
     for leaf in leaves:
-        parts: Iterable[str] = leaf.found.composite.parts if leaf.found.composite else ("",)
+        composite = leaf.found.composite if isinstance(leaf, Leaf) else None
+        parts: Iterable[str] = composite.parts if composite else ("",)
         for part in parts:
             path: tuple[Any, ...] = (*leaf.path, part) if part else leaf.path
             first = seen.setdefault(dotted(path), path)

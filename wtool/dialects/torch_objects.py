@@ -40,8 +40,8 @@ class ObjectReader:
         self.storages = storages
         self.big_endian = big_endian
         self.notes: dict[str, None] = {}
-        # Of each view: its geometry, the bytes of its storage.
-        self._views: dict[StorageView, tuple[Geometry, int]] = {}
+        # Of each view that was found: its geometry, the bytes of its storage.
+        self.views: dict[StorageView | None, tuple[Geometry, int]] = {}
         # By identity; the node is kept so that its identity is not given to another.
         self._found: dict[int, tuple[Any, Found | None]] = {}
 
@@ -132,13 +132,13 @@ class ObjectReader:
         storages = self.storages
         if type(storages) is not StorageTable:
             return self.strided(*node.args[:4])
-        known = self._views.get(view)
+        known = self.views.get(view)
         if known is None:
             dtype = storages(node.args[0]).dtype
             # Views without elements may start anywhere, even outside of their storage.
             first = 0 if 0 in view.size else view.offset
             held = geometry(dtype, view.size, view.stride, first, big_endian=self.big_endian)
-            known = self._views[view] = held, view.numel * dtype.itemsize
+            known = self.views[view] = held, view.numel * dtype.itemsize
         held, nbytes = known
         storage = storages.named(held.dtype, node.key, nbytes)
         return Strided.of_geometry(held, storage.source, storage.base, nbytes, storage.identity)

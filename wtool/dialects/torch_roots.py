@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from wtool.checkpoint import Tensor
 from wtool.dialects.torch_tree import Leaf, dotted
 from wtool.errors import UsageError, counted, shorten
 
@@ -52,12 +53,14 @@ def role_of_branch(name: str) -> str | None:
     return None
 
 
-def branches(leaves: Sequence[Leaf]) -> list[str]:
+def branches(leaves: Sequence[Leaf | Tensor]) -> list[str]:
     """Top-level names that hold tensors below them, in stored order."""
     return list(dict.fromkeys(leaf.path[0] for leaf in leaves if len(leaf.path) > 1))
 
 
-def choose_root(leaves: Sequence[Leaf], root: str | None) -> tuple[tuple[str, ...], list[str]]:
+def choose_root(
+    leaves: Sequence[Leaf | Tensor], root: str | None
+) -> tuple[tuple[str, ...], list[str]]:
     """(path of the branch that is the model, notes); () where nothing is to be dropped.
 
     root: as the user named it, dotted; UsageError with the choices where there is no such branch.
@@ -67,7 +70,7 @@ def choose_root(leaves: Sequence[Leaf], root: str | None) -> tuple[tuple[str, ..
     path: tuple[str, ...] = ()
     notes: list[str] = []
     for _ in range(4):
-        below = [leaf for leaf in leaves if leaf.path[: len(path)] == path]
+        below = [leaf for leaf in leaves if leaf.path[: len(path)] == path] if path else leaves
         step, ambiguous = _model_branch(below, len(path))
         if ambiguous:
             notes.append(
@@ -90,7 +93,7 @@ def choose_root(leaves: Sequence[Leaf], root: str | None) -> tuple[tuple[str, ..
     return path, notes
 
 
-def role_outside(leaf: Leaf, root: tuple[str, ...]) -> str | None:
+def role_outside(leaf: Leaf | Tensor, root: tuple[str, ...]) -> str | None:
     """Role of a tensor by the branch it is in: outside of the model, nothing is a parameter."""
     if leaf.role is not None:
         return leaf.role
@@ -112,10 +115,10 @@ def _is_model(name: str) -> bool:
     return name in _MODEL or name in _PERHAPS_MODEL or re.search(_EMA, name) is not None
 
 
-def _model_branch(leaves: Sequence[Leaf], depth: int) -> tuple[str | None, list[str]]:
+def _model_branch(leaves: Sequence[Leaf | Tensor], depth: int) -> tuple[str | None, list[str]]:
     """(the one branch at `depth` that is the model or holds it, names that compete for it)."""
     names = list(dict.fromkeys(leaf.path[depth] for leaf in leaves if len(leaf.path) > depth + 1))
-    if any(leaf.role == "optimizer" and len(leaf.path) == depth for leaf in leaves):
+    if not names or any(leaf.role == "optimizer" and len(leaf.path) == depth for leaf in leaves):
         return None, []
     by_role = {name: role_of_branch(name) for name in names}
     sure = [name for name in names if name.lower() in _MODEL]
@@ -138,7 +141,7 @@ def _model_branch(leaves: Sequence[Leaf], depth: int) -> tuple[str | None, list[
     return None, []
 
 
-def _named_root(leaves: Sequence[Leaf], root: str) -> tuple[str, ...]:
+def _named_root(leaves: Sequence[Leaf | Tensor], root: str) -> tuple[str, ...]:
     if root == ".":
         return ()
     for leaf in leaves:

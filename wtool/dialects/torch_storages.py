@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import ByteText, Call, Global, Persistent, describe
 from wtool.errors import MalformedInput, UnsupportedError, shorten
-from wtool.extents import INT64_MAX
+from wtool.extents import INT64_MAX, Strided
 from wtool.sources import Source
 
 # Storage class -> name of its element type. UntypedStorage counts bytes.
@@ -129,9 +129,11 @@ class StorageTable:
     def __init__(
         self, locate: Callable[[str, int], tuple[Source, int]], *, scope: Hashable
     ) -> None:
-        self._locate = locate
-        self._scope = scope
-        self._known: dict[str, Storage] = {}
+        self.locate = locate
+        self.scope = scope
+        self.known: dict[str, Storage] = {}
+        # The first plain tensor on a storage says all that is to be known of it; see torch_plain.
+        self.plain: dict[str, Strided] = {}
 
     def __call__(self, node: Any) -> Storage:
         """The storage that a persistent id names; MalformedInput where two ids contradict."""
@@ -139,7 +141,12 @@ class StorageTable:
 
     def named(self, dtype: DType, key: str, nbytes: int) -> Storage:
         """The storage `key`, which an id says to be of that element type and size."""
-        known = self._known.get(key)
+        known = self.known.get(key)
+        if known is None and key in self.plain:
+            first = self.plain[key]
+            known = self.known[key] = Storage(
+                first.source, first.base, first.storage_nbytes, first.dtype, first.storage
+            )
         if known is not None:
             if known.dtype is not dtype or known.nbytes != nbytes:
                 raise MalformedInput(
@@ -148,10 +155,10 @@ class StorageTable:
                     found=f"{nbytes // dtype.itemsize} x {dtype}",
                 )
             return known
-        source, base = self._locate(key, nbytes)
-        storage = self._known[key] = Storage(source, base, nbytes, dtype, (self._scope, key))
+        source, base = self.locate(key, nbytes)
+        storage = self.known[key] = Storage(source, base, nbytes, dtype, (self.scope, key))
         return storage
 
     def keys(self) -> set[str]:
         """Keys that were looked up so far."""
-        return set(self._known)
+        return self.known.keys() | self.plain.keys()

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from wtool.checkpoint import Tensor
 from wtool.dialects.pickle_numpy import SCALAR, read_scalar
 from wtool.dialects.torch_found import Found
 from wtool.dialects.torch_objects import ObjectReader
+from wtool.dialects.torch_plain import take_plain
+from wtool.dialects.torch_storages import StorageTable
 from wtool.encodings.pickle_nodes import ByteText, Call, Dict, Global, Persistent
 from wtool.errors import MalformedInput, UnsafeInput, WtoolError
 
@@ -43,9 +46,12 @@ class Leaf:
 
 @dataclass(slots=True, eq=False)
 class Walked:
-    """leaves in stored order; extras by dotted path; notes; identities of registered buffers."""
+    """leaves in stored order; extras by dotted path; notes; identities of registered buffers.
 
-    leaves: list[Leaf] = field(default_factory=list)
+    A plain tensor is among the leaves as the Tensor that a whole file would have of it.
+    """
+
+    leaves: list[Leaf | Tensor] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     buffers: set[int] = field(default_factory=set)
@@ -74,11 +80,26 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
     frames = [_Frame(iter((("", root),)), (), None, None, 0)]
     repeats = characters = 0
     leaves, buffers = result.leaves, result.buffers
+    table = reader.storages if type(reader.storages) is StorageTable else None
     while frames:
         frame = frames[-1]
         path, role = frame.path, frame.role
         top = frame.node is None
-        for component, child in frame.entries:
+        is_run = False
+        while True:
+            if is_run and table is not None and not buffers:
+                besides = frame.characters + KEY_CHARACTERS
+                limits = besides, MAX_NAME_CHARACTERS, MAX_ALL_NAME_CHARACTERS - characters
+                entry, used = take_plain(frame.entries, reader, table, path, role, limits, leaves)
+                characters += used
+                is_run = False
+            else:
+                entry = next(frame.entries, None)
+            if entry is None:
+                open_ids.discard(id(frame.node))
+                frames.pop()
+                break
+            component, child = entry
             here = path if top else (*path, component)
             kind = type(child)
             length = frame.characters + len(component) + KEY_CHARACTERS
@@ -99,6 +120,8 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
                     if role is None and buffers and id(child) in buffers:
                         stated = "buffer"
                     leaves.append(Leaf(here, found, stated))
+                    # Behind a plain tensor there are more, as a rule.
+                    is_run = kind is Call and child.view is not None
                     if found.attributes is None:
                         continue
                     child = found.attributes
@@ -128,9 +151,6 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
             open_ids.add(id(child))
             frames.append(_Frame(entries, here, inner_role, child, length))
             break
-        else:
-            open_ids.discard(id(frame.node))
-            frames.pop()
     result.notes.update(reader.notes)
     return result
 
@@ -209,6 +229,11 @@ def component(key: Any) -> str:
 
 
 def _named(node: Dict) -> Iterator[tuple[str, Any]]:
+    plain = not node.odd and {str}.issuperset(map(type, node))
+    return iter(node.items()) if plain else _spelled(node)
+
+
+def _spelled(node: Dict) -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         yield (key if type(key) is str else component(key)), value
     for index, (_, value) in enumerate(node.odd):

@@ -139,7 +139,7 @@ class Strided(Extent):
         storage: Hashable = None,
     ) -> None:
         held = geometry(dtype, shape, strides, first, bits, big_endian, conj, neg)
-        self._place(source, base, storage_nbytes, held, storage)
+        self.place(source, base, storage_nbytes, held, storage)
 
     @classmethod
     def of_geometry(
@@ -152,10 +152,10 @@ class Strided(Extent):
     ) -> Strided:
         """The extent of a Geometry that was made before, in one storage."""
         extent = cls.__new__(cls)
-        extent._place(source, base, storage_nbytes, geometry, storage)
+        extent.place(source, base, storage_nbytes, geometry, storage)
         return extent
 
-    def _place(
+    def place(
         self,
         source: Source,
         base: int,
