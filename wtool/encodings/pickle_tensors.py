@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from wtool.encodings.pickle_fold import ORDERED_DICT, is_folded
@@ -44,20 +44,16 @@ _PARTS = (PART,) * 6
 _NUMBER = rb"(?:K.|M..|J...[\0-\x7f])"
 _SHAPE = rb"(?:%b\x85|%b{2}\x86|%b{3}\x87|\((?:%b){4,64}t)" % ((_NUMBER,) * 4)
 _TAIL = rb"r....h.%btr....Q%b%br....%br....\x89h.\)Rr....tr....Rr...."
+# Patterns are bytes: they are compiled for the first file that has so many tensors.
 # With what the storage and the view are, apart.
-_FACTS = re.compile(
-    _TAIL % tuple(b"(%b)" % part for part in (_NUMBER, _NUMBER, _SHAPE, _SHAPE)), re.DOTALL
-)
+_FACTS = _TAIL % tuple(b"(%b)" % part for part in (_NUMBER, _NUMBER, _SHAPE, _SHAPE))
 # Head, length of the key, key, tail.
 _STRETCH = rb"(h.\(\(h.h.X)(.)\0\0\0([0-9]{1,20})(%b)" % (
     _TAIL % (_NUMBER, _NUMBER, _SHAPE, _SHAPE)
 )
 # Between two of them, the text of an entry: its length, itself, its place in the memo. All bytes
 # behind the last are one match with empty groups, so that none are skipped to find more.
-_RUN = re.compile(
-    _STRETCH + rb"(?:X(..)\0\0([^\0-\x1f]+)r(....)(?=h.\(\())?|.+",
-    re.DOTALL,
-)
+_RUN = _STRETCH + rb"(?:X(..)\0\0([^\0-\x1f]+)r(....)(?=h.\(\())?|.+"
 # Bytes of a stretch without its key and tail, of a text with its opcodes without itself.
 _HEAD_BYTES = 13
 _ENTRY_BYTES = 10
@@ -72,6 +68,7 @@ class TensorTaker:
         self._data = data
         self._memo = memo
         self._window = LEAST_WINDOW_BYTES
+        self._findall: Callable[[bytes | bytearray, int, int], list[Any]] | None = None
         # Of a head and a length of tails: integers with a one at each place of a number, and with
         # each, by the integer that tails of one kind give, what they ask for.
         self._layouts: dict[tuple[bytes, int], list[tuple[int, dict[int, StorageView]]]] = {}
@@ -87,7 +84,9 @@ class TensorTaker:
         memo, window = self._memo, self._window
         if len(memo) < LEAST_MEMO or not self._data.startswith(b"((", position + 2):
             return None
-        rows = _RUN.findall(self._data, position, position + window)
+        if self._findall is None:
+            self._findall = re.compile(_RUN, re.DOTALL).findall
+        rows = self._findall(self._data, position, position + window)
         if not rows[-1][0]:
             rows.pop()
         if len(rows) == 1:
@@ -202,7 +201,7 @@ class TensorTaker:
             view = kinds.get(number - place * ones)
             if view is not None:
                 return view, _REMEMBERED * ones
-        facts = _FACTS.fullmatch(tail)
+        facts = re.fullmatch(_FACTS, tail, re.DOTALL)
         if facts is None:
             return None
         after = facts.end(4)
