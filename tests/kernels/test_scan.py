@@ -178,7 +178,38 @@ def test_codes_are_counted_as_far_as_the_file_goes(tmp_path, loops):
     codes = RANDOM.integers(0, 1 << 16, 1_000_003, np.uint16)
     (tmp_path / "f").write_bytes(codes.tobytes())
     with FileSource(tmp_path / "f").descriptor() as file:
-        done = loops.scan_codes(file, 0, 3_000_000)
+        done = loops.scan_codes(file, 0, 3_000_000, 1 << 16)
     assert done == codes.nbytes // compiled.SCAN_BYTES * compiled.SCAN_BYTES
     found, counts = loops.take_counts(1 << 16)
     np.testing.assert_array_equal(np.repeat(found, counts), np.sort(codes[: done // 2]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_counts_are_taken_before_they_overflow(dtype, monkeypatch, tmp_path, loops):
+    """They have 32 bits: five billion zeros of one tensor must not count as fewer."""
+    monkeypatch.setattr(compiled, "TABLE_LIMIT", 40_000)
+    emptied = []
+    empty = compiled.Loops._empty_table
+    monkeypatch.setattr(
+        compiled.Loops, "_empty_table", lambda self: emptied.append(1) or empty(self)
+    )
+    values = RANDOM.integers(0, 250, 30_003).astype(dtype)
+    (tmp_path / "f").write_bytes(values[:30_000].tobytes())
+    bins = 1 << 8 if dtype is np.uint8 else 1 << 16
+    for _ in range(3):
+        if dtype is np.float32:
+            loops.count_upper(values)
+        else:
+            loops.count_codes(values)
+    with FileSource(tmp_path / "f").descriptor() as file:
+        if dtype is np.float32:
+            loops.scan_floats(file, 0, 30_000, True, lambda a, b: values[a:b])
+        else:
+            loops.scan_codes(file, 0, 30_000 * values.itemsize, bins)
+    codes, counts = loops.take_counts(bins)
+    assert len(emptied) >= 4
+    plain = blocks.upper_codes(values) if dtype is np.float32 else values
+    everything = np.concatenate([plain] * 3 + [plain[:30_000]])
+    kept, expected = np.unique(everything, return_counts=True)
+    np.testing.assert_array_equal(codes, kept)
+    np.testing.assert_array_equal(counts, expected)

@@ -82,8 +82,9 @@ class Loops:
         self._pieces = []
         return self.measure_floats(values)
 
-    def scan_codes(self, file: int, offset: int, nbytes: int) -> int:
-        """Count codes in `nbytes` of an open file; how many of these bytes, from the first on.
+    def scan_codes(self, file: int, offset: int, nbytes: int, bins: int) -> int:
+        """Count codes below `bins` in `nbytes` of an open file; how many of these bytes, from the
+        first on.
 
         What is left, all of it where no loop reads files, is to be read and counted.
         """

@@ -21,6 +21,8 @@ _PATTERNS: dict[np.dtype, tuple[np.dtype, int, int]] = {
 }
 # Bytes that a loop reads at once: they stay in the second-level cache beside the tables.
 SCAN_BYTES = 1 << 19
+# So many values may be counted before the counts, of 32 bits, are taken from the table.
+TABLE_LIMIT = 1 << 31
 # Loops that read files themselves; there are some where the system has their function.
 _SCANS = hasattr(os, READ)
 NAMES_32: tuple[str, ...] = ("measure_values", "fold_lanes", "count_upper_halves", "take_table")
@@ -42,7 +44,7 @@ class Loops(blocks.Loops):
         self._centre = np.empty(1)
         self._found = np.empty(4, np.int64)
         self._table = np.zeros((4, BINS), np.uint32)
-        self._used = False
+        self._in_table = 0  # values that the table has counted
         self._in_block = 0  # values of the pieces of a block
         self._taken: np.ndarray | None = None
         self._scaled: np.ndarray | None = None
@@ -97,6 +99,8 @@ class Loops(blocks.Loops):
         """See blocks.Loops."""
         if not _SCANS:
             return super().scan_floats(file, offset, n, counting, again)
+        if counting:
+            self._make_room(n, BINS)
         starts = range(0, n, BLOCK)
         found = np.empty((len(starts), 4), np.int64)
         sums = np.empty((len(starts), TOTALS))
@@ -107,7 +111,6 @@ class Loops(blocks.Loops):
             *(self._at_found, self._at_lanes, self._at_centre, self._at_sums),
             *(found.ctypes.data, sums.ctypes.data, end.ctypes.data),
         )
-        self._used |= counting
         done = int(end[0])
         moments = EMPTY
         for first, keys, totals in zip(starts, found.tolist(), sums.tolist(), strict=True):
@@ -119,16 +122,16 @@ class Loops(blocks.Loops):
             moments = merge(moments, block)
         return done, moments
 
-    def scan_codes(self, file: int, offset: int, nbytes: int) -> int:
+    def scan_codes(self, file: int, offset: int, nbytes: int, bins: int) -> int:
         """See blocks.Loops."""
         whole = nbytes - nbytes % 8
         if not _SCANS or not whole:
             return 0
+        self._make_room(whole, bins)
         memory = self._at_memory()
         self._linked["scan_codes"](
             file, offset, whole, SCAN_BYTES, memory, memory, self._at_table, self._at_found
         )
-        self._used = True
         return int(self._found[0])
 
     def _at_memory(self) -> int:
@@ -184,29 +187,45 @@ class Loops(blocks.Loops):
 
     def take_counts(self, bins: int) -> tuple[np.ndarray, np.ndarray]:
         """See blocks.Loops."""
-        if not self._used:
-            return super().take_counts(bins)
-        if self._taken is None:
-            self._taken = np.empty((2, BINS), np.int64)
-        at = self._taken.ctypes.data
-        self._linked["take_table"](self._at_table, at, at + self._taken.strides[0], self._at_found)
-        self._used = False
-        codes, counts = self._taken[:, : int(self._found[0])]
-        if bins == BINS and self._counts is None:
+        if self._in_table and bins == BINS and self._counts is None:
+            codes, counts = self._empty_table()
             return codes.copy(), counts.copy()
+        self._add_table(bins)
+        return super().take_counts(bins)
+
+    def _make_room(self, values: int, bins: int) -> None:
+        """See to it that the table can count so many values more, none of its counts overflows."""
+        if self._in_table + values > TABLE_LIMIT:
+            self._add_table(bins)
+        self._in_table += values
+
+    def _add_table(self, bins: int) -> None:
+        """Add what the table has counted to the other counts, and empty it."""
+        if not self._in_table:
+            return
+        codes, counts = self._empty_table()
         if bins < BINS:  # pairs were counted
             codes, counts = np.concatenate([codes % bins, codes // bins]), np.tile(counts, 2)
         dense = np.zeros(bins, np.int64)
         np.add.at(dense, codes, counts)
         self._add(dense)
-        return super().take_counts(bins)
+
+    def _empty_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The codes that the table has counted, rising, and how often; good until the next call."""
+        if self._taken is None:
+            self._taken = np.empty((2, BINS), np.int64)
+        at = self._taken.ctypes.data
+        self._linked["take_table"](self._at_table, at, at + self._taken.strides[0], self._at_found)
+        self._in_table = 0
+        codes, counts = self._taken[:, : int(self._found[0])]
+        return codes, counts
 
     def _count_words(self, name: str, items: np.ndarray, per_word: int) -> None:
         """Count with a loop over words of 64 bits; what is behind the last word with NumPy."""
         words = len(items) // per_word
         if words:
+            self._make_room(words * per_word, 1 << 8 if items.itemsize == 1 else BINS)
             self._linked[name](items.ctypes.data, words, self._at_table)
-            self._used = True
         rest = items[words * per_word :]
         if len(rest) and name == "count_halves":
             super().count_codes(rest)

@@ -152,7 +152,7 @@ class Worker:
         offset += start * width
         with source.descriptor() as file:
             if is_coded(tensor.dtype):
-                nbytes = loops.scan_codes(file, offset, (stop - start) * width)
+                nbytes = loops.scan_codes(file, offset, (stop - start) * width, 1 << (8 * width))
                 return start + nbytes // width, EMPTY
 
             def again(first: int, last: int) -> np.ndarray:
