@@ -183,7 +183,7 @@ def _make_exact(
         work()
     if not many:
         return
-    pool = executor or ThreadPoolExecutor(jobs)
+    pool = executor or ThreadPoolExecutor(jobs or os.cpu_count())
     try:
         for future in [pool.submit(work) for work in many]:
             future.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -39,7 +40,7 @@ def unit_rows(
     total = sum(tensor.nbytes for tensor, _ in chosen)
     done = 0
     rows = []
-    pool = executor or ThreadPoolExecutor(jobs)
+    pool = executor or ThreadPoolExecutor(jobs or os.cpu_count())
     try:
         answers = pool.map(lambda pair: _row(*pair), chosen)
         for (tensor, _), row in zip(chosen, answers, strict=True):

@@ -22,8 +22,8 @@ from wtool.kernels.pieces import Piece, Results, Watch, Worker, raw_span
 # One job: small enough that all cores finish together, large enough that handing it out costs
 # nothing.
 JOB_BYTES = 16 << 20
-# Parts are finished together, at the end or when they hold so many numbers (8 MB): small steps in
-# NumPy that run beside threads which measure take six times as long, each waits for the lock.
+# Parts are finished together, at the end or when they hold so many numbers (8 MB): each small step
+# in NumPy may wait for the lock of the threads that measure.
 MAX_WAITING = 1 << 20
 # What a tensor costs beside its values, as so many elements: most of it is Python's.
 WORTH = 1 << 13
