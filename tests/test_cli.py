@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,67 @@ def test_ctrl_c_exits_130_without_a_traceback():
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 130
     assert process.stderr == "wtool: interrupted\n"
+
+
+def fake_command(body: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """`wtool` with a command made of `body`, in a process of its own that does `before` first."""
+    program = (
+        "import os, signal, time\n"
+        "import wtool.cli as c\n"
+        f"{before}\n"
+        "def command(*a, **k):\n"
+        f"{textwrap.indent(body, '    ')}\n"
+        "c._wtool.main = command\n"
+        "c.main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+
+
+STOPS = [("SIGINT", 130, "wtool: interrupted\n"), ("SIGTERM", 143, "wtool: terminated\n")]
+
+
+@pytest.mark.parametrize(("signal", "code", "said"), STOPS)
+def test_a_stop_signal_that_a_library_turns_into_its_own_error_is_still_a_stop(signal, code, said):
+    """Python itself does so: what is raised in __set_name__ becomes a RuntimeError."""
+    process = fake_command(
+        f"try: os.kill(os.getpid(), signal.{signal}); time.sleep(5)\n"
+        "except BaseException as error: raise RuntimeError('of a library') from error"
+    )
+    assert (process.returncode, process.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(("signal", "code", "said"), STOPS)
+def test_a_second_stop_signal_does_not_stop_the_cleaning_up(signal, code, said):
+    process = fake_command(
+        f"try: os.kill(os.getpid(), signal.{signal}); time.sleep(5)\n"
+        "finally:\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "        time.sleep(0.01)\n"
+        "    print('cleaned')"
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (code, "cleaned\n", said)
+
+
+@pytest.mark.parametrize(("signal", "code", "said"), STOPS)
+def test_a_stop_signal_that_was_dropped_may_be_given_again(signal, code, said):
+    process = fake_command(
+        f"try: os.kill(os.getpid(), signal.{signal}); time.sleep(5)\n"
+        "except BaseException: pass\n"
+        f"os.kill(os.getpid(), signal.{signal})\n"
+        "time.sleep(5)"
+    )
+    assert (process.returncode, process.stderr) == (code, said)
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored():
+    process = fake_command(
+        "os.kill(os.getpid(), signal.SIGINT)\nreturn 0",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+    )
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_a_bug_exits_70_and_asks_for_a_report(capsys, monkeypatch):

@@ -7,11 +7,10 @@ import contextlib
 import gc
 import io
 import os
-import signal
 import sys
 from importlib import import_module
 from itertools import takewhile
-from types import FrameType
+from signal import SIGINT, Signals
 from typing import Any
 
 import click
@@ -19,6 +18,7 @@ import click
 import wtool
 from wtool.commands import PrintedHelp, print_lines
 from wtool.errors import WtoolError, escape_controls
+from wtool.stopping import EXIT_CODES, WORDS, Stopped, asked_to_stop, raise_on_signals
 
 COMMANDS = wtool.COMMANDS
 _LIBRARIES = ("numpy", "ml_dtypes", "numba", "h5py", "torch", "tensorflow", "keras", "safetensors")
@@ -30,13 +30,7 @@ _DIGITS = {block: str(height) for height, block in enumerate(range(0x2581, 0x258
 _RAW_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
 
 EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-EXIT_TERMINATED = 143
-
-
-class _Terminated(BaseException):
-    """Somebody asked the process to end: what is half written is removed on the way out."""
 
 
 class _Talk(io.FileIO):
@@ -131,23 +125,21 @@ def run(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted")
-        return EXIT_INTERRUPTED
-    except _Terminated:
-        _say("terminated")
-        return EXIT_TERMINATED
+    except (click.Abort, KeyboardInterrupt, Stopped):
+        return _stopped(asked_to_stop() or SIGINT)
     except (BrokenPipeError, SystemExit):
         # The reader of our pipe left (click turns that into SystemExit, and nothing else); keep the
         # interpreter from flushing into it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except WtoolError as error:
-        _trace()
-        _say(f"error: {error}")
-        return error.exit_code
     except Exception as error:  # noqa: BLE001 - the one place that may: nothing must escape as a traceback
         _trace()
+        signal = asked_to_stop()
+        if signal is not None:
+            return _stopped(signal)
+        if isinstance(error, WtoolError):
+            _say(f"error: {error}")
+            return error.exit_code
         _say(f"bug in wtool: {type(error).__name__}: {escape_controls(str(error))}")
         _say("please report it; WTOOL_DEBUG=1 shows where")
         return EXIT_BUG
@@ -159,26 +151,28 @@ def main() -> None:
     gc.set_threshold(1_000_000, 20, 100)
     # NumPy starts BLAS threads when it is imported; all products here are small.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, _terminate)
     codecs.register_error("wtool", _spell)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="wtool")
     if isinstance(sys.stderr, io.TextIOWrapper):
         talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(talk, sys.stderr.encoding, "wtool", line_buffering=True)
-    code = run()
+    try:
+        raise_on_signals()
+        code = run()
+    except Stopped:  # before its first step, or while it said its last word
+        code = _stopped(asked_to_stop() or SIGINT)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, Stopped):
                 stream.flush()
     # All files are closed and all threads joined; taking NumPy and LLVM down would take 20 ms more.
     os._exit(code)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    # Once: a second signal must not stop the cleaning up.
-    signal.signal(number, signal.SIG_IGN)
-    raise _Terminated
+def _stopped(signal: Signals) -> int:
+    _say(WORDS[signal])
+    return EXIT_CODES[signal]
 
 
 def _trace() -> None:
