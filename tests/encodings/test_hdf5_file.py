@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from bounded import bounded
 
 from wtool.dialects.hdf5_extents import make_extent
 from wtool.encodings.hdf5_file import Dataset, Group, Hdf5File, read_file
@@ -264,13 +264,13 @@ def test_what_leads_out_of_the_file_or_has_no_bounds_is_refused(
 # Reads each file as far as wtool does, under limits of memory and processor time.
 LIMITED = """
 import resource, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 from test_hdf5_file import load_all
 from wtool.errors import WtoolError
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     try:
         load_all(Path(path))
         print("opened")
@@ -284,13 +284,13 @@ def test_what_is_refused_takes_little_time_and_memory(tmp_path: Path) -> None:
     for case, (fill, _, _) in REFUSED.items():
         path = tmp_path / f"{case}.h5"
         paths.append(str(write(path, fill, track_order=False)))
-    folder = str(Path(__file__).parent)
+    folder = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, folder, *paths],
+        [sys.executable, "-c", LIMITED, str(folder), str(folder.parent), *paths],
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -384,7 +384,5 @@ def test_mutated_files_are_read_or_refused_and_never_hang(tmp_path: Path) -> Non
                     value = int(random.choice([0, 1 << 62, len(changed) - 8, random.choice(spots)]))
                     changed[place : place + 8] = value.to_bytes(8, "little")
         path.write_bytes(changed)
-        start = time.monotonic()
-        with contextlib.suppress(WtoolError):
+        with bounded(), contextlib.suppress(WtoolError):
             load_all(path)
-        assert time.monotonic() - start < 5

@@ -7,9 +7,9 @@ import random
 import re
 import struct
 import sys
-import time
 
 import pytest
+from bounded import bounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pickle_code import call, integer, name, text
@@ -275,10 +275,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_pickle_is_one_line_with_its_position(fault):
     data, kind, message = FAULTS[fault]
-    start = time.perf_counter()
-    with pytest.raises(InputError) as caught:
+    with bounded(), pytest.raises(InputError) as caught:
         parse(data, name="data.pkl", path="model.pth", base=1000)
-    assert time.perf_counter() - start < 1
     assert type(caught.value) is kind
     line = str(caught.value)
     assert message in line
@@ -327,20 +325,18 @@ def nested_key(depth: int) -> bytes:
 
 
 def test_keys_that_take_forever_to_hash_are_never_hashed():
-    start = time.perf_counter()
-    value = load(nested_key(50))
-    assert time.perf_counter() - start < 0.5
+    with bounded():
+        value = load(nested_key(50))
     assert dict(value) == {}
     assert [v for _, v in value.odd] == [None]
 
 
 def test_numbers_chosen_to_collide_do_not_fill_a_dictionary():
     # Multiples of the modulus of integer hashes: all hash to 0.
-    items = b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(1, 40_000))
-    start = time.perf_counter()
-    value = load(pickled(b"}(", items, b"u"))
-    assert time.perf_counter() - start < 3
-    assert len(value) + len(value.odd) == 39_999
+    items = b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(1, 100_000))
+    with bounded():  # a dictionary takes more than a minute for them
+        value = load(pickled(b"}(", items, b"u"))
+    assert len(value) + len(value.odd) == 99_999
 
 
 def test_many_consecutive_integer_keys_are_plain_keys():
@@ -354,11 +350,10 @@ def test_a_billion_laughs_build_in_no_time_and_are_never_walked():
     laughs = b"]q\x000" + b"".join(
         b"](h%ch%ceq%c0" % (index, index, index + 1) for index in range(60)
     )
-    start = time.perf_counter()
-    result = parse(pickled(laughs, b"h\x3c"))
-    assert describe(result.value) == "<list of 2 entries>"
+    with bounded():
+        result = parse(pickled(laughs, b"h\x3c"))
+        assert describe(result.value) == "<list of 2 entries>"
     assert result.nodes == 61
-    assert time.perf_counter() - start < 0.5
 
 
 DEEP = {

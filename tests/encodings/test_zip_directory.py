@@ -4,10 +4,10 @@ import io
 import random
 import struct
 import threading
-import time
 import zipfile
 
 import pytest
+from bounded import bounded
 from zip_bytes import Entry, build, deflate
 
 from wtool.encodings.zip_directory import read_directory
@@ -240,10 +240,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_that_lies_is_one_line(fault):
     data, kind, message = FAULTS[fault]
-    start = time.perf_counter()
-    with pytest.raises(InputError) as caught:
+    with bounded(), pytest.raises(InputError) as caught:
         read_all(data)
-    assert time.perf_counter() - start < 1
     assert type(caught.value) is kind
     line = str(caught.value)
     assert line.startswith("model.pth:")

@@ -5,12 +5,12 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bounded import bounded
 from pickle_code import EMPTY_HOOKS, call, integer, name, sizes, storage, tensor, text
 from pickle_code import pickle as pickled
 from zip_bytes import Entry, build
@@ -265,10 +265,8 @@ def test_a_structured_type_that_doubles_at_each_level_is_refused(tmp_path):
     for _ in range(25):
         dtype = np.dtype([("a", dtype), ("b", dtype)])
     torch.save({"rows": np.zeros(0, dtype), "w": torch.ones(2)}, tmp_path / "m.pth")
-    start = time.process_time()
-    with pytest.raises(UnsafeInput):
+    with bounded(), pytest.raises(UnsafeInput):
         open_checkpoint(tmp_path / "m.pth")
-    assert time.process_time() - start < 20
 
 
 CYCLES = {
@@ -386,7 +384,7 @@ BOMBS = {
 # a name in a file, so that modules are compared before and after.
 RUNNER = """
 import faulthandler, resource, sys, time
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(280, exit=True)
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 from wtool.errors import WtoolError
 from wtool.formats import open_checkpoint
@@ -516,7 +514,6 @@ def test_mutations_are_read_or_refused_and_never_anything_else(tmp_path):
     rng = random.Random(1306)
     seed = small_file()
     path = tmp_path / "model.pth"
-    start = time.perf_counter()
     for _ in range(3000):
         data = bytearray(seed)
         for _ in range(rng.randint(1, 3)):
@@ -529,14 +526,14 @@ def test_mutations_are_read_or_refused_and_never_anything_else(tmp_path):
             else:
                 data[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 2**31, 2**32 - 1)))
         path.write_bytes(data)
-        try:
-            checkpoint = open_checkpoint(path)
-        except InputError:
-            continue
-        for found in checkpoint:
-            if found.count < 1000:
-                found.load()
-    assert time.perf_counter() - start < 120
+        with bounded():
+            try:
+                checkpoint = open_checkpoint(path)
+            except InputError:
+                continue
+            for found in checkpoint:
+                if found.count < 1000:
+                    found.load()
 
 
 def test_unsafe_is_its_own_class(tmp_path):
