@@ -129,6 +129,7 @@ def test_a_policy_file_is_read(tmp_path):
         ("[severity]\nWT004 = 'bad'", "severity.WT004"),
         ("[limits]\nparameters = -1", "limits.parameters"),
         ("[forbid]\ntensors = ['re:(']", "bad pattern"),
+        ("[[suppress]]\nrule = 'WT010'\nreason = 'x'\ntensor = 're:('", "bad pattern"),
         ("limits = 3", "not a table"),
         ("x = [", "not TOML"),
         ("[check]\nfail_on = 'note'", "check.fail_on"),
@@ -141,3 +142,10 @@ def test_nonsense_in_a_policy_is_refused(tmp_path, text, words):
         read_policy(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_policy_may_start_with_a_byte_order_mark(tmp_path):
+    """Editors of Windows write one; TOML itself knows none."""
+    path = tmp_path / "release.toml"
+    path.write_bytes(b"\xef\xbb\xbf[check]\r\nfail_on = 'error'\r\n")
+    assert read_policy(str(path)).fail_on == "error"

@@ -86,7 +86,7 @@ def read_policy(path: str) -> Policy:
             "policy too long", path=path, expected=f"{MAX_POLICY_NBYTES} bytes", found=source.size
         )
     try:
-        document = tomllib.loads(bytes(read_bytes(source, 0, source.size)).decode("utf-8"))
+        document = tomllib.loads(bytes(read_bytes(source, 0, source.size)).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"policy is not TOML: {error}", path=path) from error
     try:
@@ -162,7 +162,8 @@ def _suppressions(entries: Any) -> tuple[Suppression, ...]:
                 hint='say why: reason = "..."',
             )
         rule = _code(_text(entry, "suppress", "rule") or "")
-        found.append(Suppression(rule, reason, _text(entry, "suppress", "tensor")))
+        tensor = _text(entry, "suppress", "tensor")
+        found.append(Suppression(rule, reason, None if tensor is None else _pattern(tensor)))
     return tuple(found)
 
 
@@ -191,13 +192,15 @@ def _texts(table: Mapping[str, Any], name: str, key: str) -> tuple[str, ...]:
 
 
 def _patterns(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    patterns = _texts(table, name, "tensors")
-    for pattern in patterns:
-        try:
-            re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
-        except re.error as error:
-            raise UsageError(f"policy: bad pattern '{pattern}': {error}") from error
-    return patterns
+    return tuple(_pattern(text) for text in _texts(table, name, "tensors"))
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text.removeprefix("re:") if text.startswith("re:") else "")
+    except re.error as error:
+        raise UsageError(f"policy: bad pattern '{text}': {error}") from error
+    return text
 
 
 def _one_of(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
