@@ -110,6 +110,22 @@ def test_the_first_stage_of_a_resnet_lacks_nothing(tmp_path):
     assert outcomes(write(model, tmp_path / "m.safetensors"), only=("WT023",)) == []
 
 
+def test_a_convolution_before_a_norm_needs_no_bias(tmp_path):
+    """Conv2d(bias=False), BatchNorm2d, ..., Linear in one Sequential: each holds `weight`."""
+    shapes = {"0": (8, 3, 3, 3), "1": (8,), "3": (8, 8, 3, 3), "6": (10, 512)}
+    model = {
+        f"{n}.{leaf}": np.random.default_rng(int(n)).normal(size=size).astype(np.float32)
+        for n, shape in shapes.items()
+        for leaf, size in (("weight", shape), ("bias", shape[:1]))
+        if (n, leaf) != ("0", "bias")
+    }
+    assert outcomes(write(model, tmp_path / "m.safetensors"), only=("WT023",)) == []
+    model |= {f"{n}.weight": model["3.weight"] * n for n in (8, 9, 10)}
+    model |= {f"{n}.bias": model["3.bias"] * n for n in (8, 9, 10)}
+    hits = outcomes(write(model, tmp_path / "n.safetensors"), only=("WT023",))
+    assert [hit.finding.tensor for hit in hits] == ["0.bias"]
+
+
 def shards(folder, **index):
     """The sound model in two shards and an index, as Hugging Face writes them."""
     model = sound()

@@ -15,13 +15,14 @@ _NUMBERED = re.compile(r"(\d+)|([A-Za-z_]\w*?_)(\d+)", re.ASCII)
 class Family:
     """Blocks that differ in their number only.
 
-    prefix: what stands before the number. below: names within each block by its number.
+    prefix: what stands before the number. below: by the number of each block, the names within it
+    and how many dimensions each has.
     plain: whether the number is a component of its own.
     """
 
     prefix: str
     plain: bool
-    below: dict[int, set[str]] = field(default_factory=dict)
+    below: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def common(self, share: float) -> set[str]:
         """Names that at least this share of the blocks has."""
@@ -30,6 +31,18 @@ class Family:
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
         return {name for name, n in counts.items() if n >= share * len(self.below)}
+
+    def siblings(self, number: int) -> list[int]:
+        """The other blocks that are of one kind with this: what both have is equally deep in both.
+
+        In a plain sequence a convolution, a norm and a dense layer all hold `weight`.
+        """
+        mine = self.below[number].items()
+        return [
+            other
+            for other, names in self.below.items()
+            if other != number and all(names.get(name, ndim) == ndim for name, ndim in mine)
+        ]
 
     def block(self, number: int) -> str:
         """The path of one block."""
@@ -56,5 +69,6 @@ def families(subject: Subject) -> Iterator[Family]:
             if family is None:
                 family = found[prefix, plain] = Family(prefix, plain)
             number = int(match[1] if plain else match[3])
-            family.below.setdefault(number, set()).add(separator.join(parts[place + 1 :]))
+            rest = separator.join(parts[place + 1 :])
+            family.below.setdefault(number, {})[rest] = len(tensor.shape)
     yield from found.values()

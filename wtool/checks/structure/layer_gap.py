@@ -31,7 +31,7 @@ def find(subject: Subject) -> Iterator[Finding]:
         common = family.common(0.8)
         # Leaves alone ("features.0.weight") are layers among others that have no tensors.
         deep = {name for name in common if separator in name}
-        alike = sum(deep <= names for names in family.below.values())
+        alike = sum(deep <= names.keys() for names in family.below.values())
         if len(deep) < 2 or alike < 0.8 * len(numbers):
             continue
         first = 0 if family.plain else numbers[0]

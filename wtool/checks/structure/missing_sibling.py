@@ -31,15 +31,14 @@ def find(subject: Subject) -> Iterator[Finding]:
         reported.add(finding.tensor or "")
         yield finding
     for family in families(subject):
-        for number, name in _missing(family):
+        for number, name, others in _missing(family):
             separator = "/" if "/" in family.prefix else "."
             full = f"{family.block(number)}{separator}{name}"
             if full in reported:
                 continue
             reported.add(full)
             yield Finding(
-                f"is missing; the other {len(family.below) - 1} blocks of '{family.prefix}*' "
-                "have it",
+                f"is missing; the other {others} blocks of '{family.prefix}*' have it",
                 full,
             )
 
@@ -61,16 +60,18 @@ def _halves(subject: Subject) -> Iterator[Finding]:
                     )
 
 
-def _missing(family: Family) -> Iterator[tuple[int, str]]:
-    """(block, name) of what one block alone lacks."""
-    if len(family.below) < (MIN_BLOCKS if family.plain else MIN_SUFFIXED):
+def _missing(family: Family) -> Iterator[tuple[int, str, int]]:
+    """(block, name, number of the others) of what one block alone lacks among those of its kind."""
+    fewest = MIN_BLOCKS if family.plain else MIN_SUFFIXED
+    if len(family.below) < fewest:
         return
     all_but_one = family.common((len(family.below) - 1) / len(family.below))
     for number, names in sorted(family.below.items()):
-        lacking = all_but_one - names
+        lacking = all_but_one - names.keys()
         if lacking and len(lacking) <= MOST_MISSING * len(all_but_one):
-            for name in sorted(lacking):
-                yield number, name
+            others = len(family.siblings(number))
+            for name in sorted(lacking) if others + 1 >= fewest else ():
+                yield number, name, others
 
 
 RULE = Rule(
