@@ -80,6 +80,17 @@ def test_table_for_people_hides_hidden_columns_and_escapes_control_characters():
     )
 
 
+def test_titles_footers_and_notes_for_people_hold_no_control_characters():
+    """`verify` names tensors in its footer: "never trained: ..."; a file chooses their names."""
+    evil = "a\x1b[31m\nb\u202e"
+    of = report(title=evil, footer=[evil], notes=[evil], sources=[evil])
+    for rendering in ("table", "markdown", "html"):
+        for said in (text(rendering, of), text(rendering, report(sources=[evil]))):
+            assert not {"\x1b", "\u202e"} & set(said)
+        shown = text(rendering, of).replace("\\", "").replace("[", "")
+        assert shown.count("ax1b31mnbu202e") == {"table": 2, "markdown": 3, "html": 4}[rendering]
+
+
 def test_a_long_table_looks_as_a_short_one():
     rows = [{"name": f"t{i}", "shape": [i], "mean": float(i), "tag": "x"} for i in range(3000)]
     long = text("table", report(rows=rows)).splitlines()

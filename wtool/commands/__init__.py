@@ -20,6 +20,7 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.commands.progress import Progress
 from wtool.commands.selection import choose
+from wtool.errors import escape_controls
 from wtool.report import Report, combine
 
 # Renderings that every Report has.
@@ -215,7 +216,7 @@ def show(report: Report, format: str, *, output: str | None, force: bool, quiet:
         print_lines(lines)
     if not quiet and format == "table":
         for note in report.notes:
-            click.echo(f"note: {note}", err=True)
+            click.echo(escape_controls(f"note: {note}"), err=True)
 
 
 def encoded(text: str) -> bytes:

@@ -56,6 +56,12 @@ def _texts(values: Sequence[Any], kinds: set[type]) -> Sequence[str]:
     return [cell(value) for value in values]
 
 
+def lines(report: Report, *, notes: bool = False) -> list[str]:
+    """The footer, and the notes where asked, for people: no name in them drives a terminal."""
+    said = [f"note: {note}" for note in report.notes] if notes else []
+    return [escape_controls(line) for line in (*report.footer, *said)]
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is set flush right."""
     return isinstance(value, int | float) and not isinstance(value, bool)

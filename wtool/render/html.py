@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from wtool.errors import escape_controls
 from wtool.render.cells import cell, is_number, visible
 from wtool.report import Report
 
@@ -19,7 +20,7 @@ _STYLE = (
 
 def render(report: Report) -> Iterator[str]:
     """The page: title, table, footer, notes."""
-    title = escape(report.title or f"wtool {report.command} {' '.join(report.sources)}")
+    title = _safe(report.title or f"wtool {report.command} {' '.join(report.sources)}")
     yield f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n"
     columns = visible(report)
@@ -37,7 +38,11 @@ def render(report: Report) -> Iterator[str]:
             yield f"<tr>{cells}</tr>\n"
         yield "</tbody></table>\n"
     for line in report.footer:
-        yield f"<p>{escape(line)}</p>\n"
+        yield f"<p>{_safe(line)}</p>\n"
     for note in report.notes:
-        yield f'<p class="note">note: {escape(note)}</p>\n'
+        yield f'<p class="note">note: {_safe(note)}</p>\n'
     yield "</body></html>\n"
+
+
+def _safe(text: str) -> str:
+    return escape(escape_controls(text))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
 
-from wtool.render.cells import SPARKS, columns_of_text, visible
+from wtool.errors import escape_controls
+from wtool.render.cells import SPARKS, columns_of_text, lines, visible
 from wtool.report import Report
 
 # Beyond this many rows tabulate takes seconds; each character is then taken for one place.
@@ -23,7 +24,7 @@ _ONE_PLACE = frozenset((*map(chr, range(32, 127)), *SPARKS))
 def render(report: Report) -> Iterator[str]:
     """The title, the rows under their column names, the footer."""
     if report.title:
-        yield report.title + "\n"
+        yield escape_controls(report.title) + "\n"
     columns = visible(report)
     if report.row_count and columns:
         headers = [c.name for c in columns]
@@ -37,7 +38,7 @@ def render(report: Report) -> Iterator[str]:
             yield _tabulated(headers, texts, numeric)
         if report.footer:
             yield "\n"
-    for line in report.footer:
+    for line in lines(report):
         yield line + "\n"
 
 
