@@ -120,6 +120,7 @@ def test_a_head_that_went_is_accepted_where_the_manifest_says_so(tmp_path):
     report = wtool.verify(body, path)
     assert report.ok
     assert {row["status"] for row in report.rows} == {"replaced"}
+    assert report.footer[0].endswith("as they were, 0 of 2 trained ones changed, 2 are not there")
     wtool.freeze(CNN, rules=[("train", "fc2")], output=path, force=True)
     assert {row["status"] for row in wtool.verify(body, path).rows if row["fails"]} == {"missing"}
     wtool.freeze(CNN, rules=[("replace", "fc1")], output=path, force=True)

@@ -146,6 +146,8 @@ def _report(
     ]
     unchanged = [finding.name for finding in findings if finding.status == "unchanged"]
     broken = sum(finding.name in set(frozen) for finding in failed)
+    gone = {f.name for f in findings if f.found is None and f.status in ("missing", "replaced")}
+    lost = len(gone.intersection(trained))
     totals: dict[str, Any] = {
         "frozen": len(frozen),
         "frozen_failed": broken,
@@ -161,7 +163,8 @@ def _report(
     as_before = "is as it was" if same == 1 else "are as they were"
     footer = [
         f"{answer}: {same} of {counted(len(frozen), 'frozen tensor')} {as_before}, "
-        f"{len(trained) - len(unchanged)} of {len(trained)} trained ones changed"
+        f"{len(trained) - len(unchanged) - lost} of {len(trained)} trained ones changed"
+        + (f", {lost:,} {'is' if lost == 1 else 'are'} not there" if lost else "")
     ]
     buffers = [f.name for f in failed if f.role == "buffer" and f.status == "different"]
     if buffers:
