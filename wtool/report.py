@@ -23,6 +23,10 @@ class Bins(tuple[int, ...]):
     """Counts of a histogram, from low to high: a sparkline for people, numbers in JSON."""
 
 
+class Index(tuple[int, ...]):
+    """Where a value stands in its tensor: [3, 0], never to be read as a shape of 3x0."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The answer of one command.

@@ -86,9 +86,18 @@ def test_without_a_model_there_is_nothing_to_check(capsys):
 def test_a_table_names_file_tensor_index_value_and_what_to_do(capsys, files):
     _, text = output(capsys, files["broken"])
     line = next(line for line in text.splitlines() if "WT001" in line)
-    for word in (files["broken"], "error", "blocks.3.conv.weight", "3x2x1x0", "NaN", "restore"):
+    for word in (
+        files["broken"],
+        "error",
+        "blocks.3.conv.weight",
+        "[3, 2, 1, 0]",
+        "NaN",
+        "restore",
+    ):
         assert word in line
     assert text.splitlines()[-1].endswith("rules: 1 error, 1 warning")
+    _, text = output(capsys, files["broken"], "--format", "csv")
+    assert '"[3, 2, 1, 0]"' in text
 
 
 def test_json_holds_every_fact(capsys, files):

@@ -16,7 +16,7 @@ from wtool.checks.subject import Subject
 from wtool.commands import as_text, open_model, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError, counted
-from wtool.report import Column, Report
+from wtool.report import Column, Index, Report
 
 FORMATS = ("table", "json", "csv", "markdown", "html", "sarif", "junit", "github")
 _COLUMNS = (
@@ -165,7 +165,7 @@ def _row(path: str, outcome: Outcome) -> dict[str, Any]:
         "rule": outcome.rule.code,
         "name": outcome.rule.name,
         "tensor": finding.tensor,
-        "index": None if finding.index is None else list(finding.index),
+        "index": None if finding.index is None else Index(finding.index),
         "value": finding.value,
         "message": outcome.message,
         "suppressed": outcome.suppressed,

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any
 
 from wtool.errors import escape_controls
-from wtool.report import Bins, Column, Report
+from wtool.report import Bins, Column, Index, Report
 
 # Eight heights of a bar of a histogram.
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -93,6 +93,8 @@ def cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Bins):
         return sparkline(value)
+    if isinstance(value, Index):
+        return str(list(value))
     if isinstance(value, tuple) and _INTEGERS.issuperset(map(type, value)):
         return cell(list(value))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A Report as CSV (RFC 4180): one header line, raw numbers, shapes as 64x3x7x7."""
+"""A Report as CSV (RFC 4180): a header line, raw numbers, shapes as 64x3x7x7, places as [3, 0]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from wtool.report import Bins, Report
+from wtool.report import Bins, Index, Report
 
 # Rows of one piece of the text.
 STREAM_ROWS = 2_000
@@ -39,6 +39,8 @@ def _raw(value: Any) -> Any:
         return repr(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Bins):
         return " ".join(map(str, value))
+    if isinstance(value, Index):
+        return str(list(value))
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
     if isinstance(value, bool):
