@@ -78,6 +78,13 @@ def test_wrong_words_exit_2_with_one_clear_message(capsys, words):
     assert err == "" or "rror" in err or "Usage" in err
 
 
+def test_a_command_that_is_not_there_is_answered_with_those_that_are(capsys):
+    assert "Did you mean 'check'?" in answer(capsys, "chek", CNN)[2]
+    assert "Did you mean 'stats'?" in answer(capsys, "stat", CNN)[2]
+    assert all(command in answer(capsys, "\x1b[31m", CNN)[2] for command in COMMANDS)
+    assert "\x1b" not in answer(capsys, "\x1b[31m", CNN)[2]
+
+
 def test_a_missing_file_exits_3_and_names_it(capsys):
     code, out, err = answer(capsys, "ls", "no/such/model.pth")
     assert (code, out) == (3, "")
@@ -212,6 +219,21 @@ def test_output_goes_to_a_file_and_never_over_one_without_force(capsys, tmp_path
     assert code == 5
     assert "exists" in err
     assert answer(capsys, *words, "--force")[0] == 0
+
+
+def test_a_dash_is_standard_output_and_never_a_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert answer(capsys, "ls", CNN, "-o", "-") == answer(capsys, "ls", CNN)
+    assert answer(capsys, "manifest", CNN, "-o", "-")[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_as_output_is_not_said_to_be_replaced_by_force(capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for options in ((), ("--force",)):
+        code, _, err = answer(capsys, "ls", CNN, "-o", str(tmp_path / "pipe"), *options)
+        assert code == 5
+        assert "not a regular file: found a pipe" in err
 
 
 def test_completion_completes_commands():

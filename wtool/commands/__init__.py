@@ -20,7 +20,7 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.commands.progress import Progress
 from wtool.commands.selection import choose
-from wtool.errors import escape_controls
+from wtool.errors import UsageError, escape_controls
 from wtool.report import Report, combine
 
 # Renderings that every Report has.
@@ -86,6 +86,10 @@ def report_command(
     ) -> None:
         if "jobs" in accepted:
             options["jobs"] = jobs
+        if output == "-":
+            if "output" in accepted:
+                raise UsageError("-o - is no file", hint="name one; only reports go to a pipe")
+            output = None
         target = None if "output" in accepted else output
         if target is not None:
             refuse_report(target, force=force)
@@ -144,7 +148,7 @@ def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
             help="How the report is rendered.",
         ),
         click.Option(
-            ["-o", "--output"], type=_PATH, help="Write to this file instead of standard output."
+            ["-o", "--output"], type=_PATH, help="Write to this file, not to standard output (-)."
         ),
         click.Option(["--force"], is_flag=True, help="Overwrite an existing output."),
         click.Option(

@@ -236,12 +236,11 @@ def refuse_targets(paths: Sequence[str], nbytes: int, *, force: bool) -> None:
             raise OutputError("cannot write: the folder does not exist", path=path)
         if os.path.isdir(path):
             raise OutputError("cannot write: this is a directory", path=path)
-        if os.path.lexists(path):
-            if not force:
-                raise OutputExists("file exists", path=path, hint="--force replaces it")
-            if os.path.exists(path) and not os.path.isfile(path):
-                found = describe_mode(os.stat(path).st_mode)
-                raise OutputError("cannot write: not a regular file", path=path, found=found)
+        if os.path.exists(path) and not os.path.isfile(path):
+            found = describe_mode(os.stat(path).st_mode)
+            raise OutputError("cannot write: not a regular file", path=path, found=found)
+        if os.path.lexists(path) and not force:
+            raise OutputExists("file exists", path=path, hint="--force replaces it")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("cannot write: the folder is read-only", path=path)
     for path in paths[:1]:
