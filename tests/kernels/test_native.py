@@ -69,6 +69,15 @@ def test_a_kept_file_that_is_not_whole_is_compiled_again(folder, compilations):
     assert len(compilations) == 5
 
 
+def test_a_folder_in_the_place_of_a_kept_file_is_no_bug(folder, compilations):
+    native.link(NAMES, native.COMPILE_FROM)
+    [kept] = folder.iterdir()
+    kept.unlink()
+    kept.mkdir()
+    assert native.link(NAMES, native.COMPILE_FROM) is not None
+    assert list(folder.iterdir()) == [kept]
+
+
 def test_a_kept_file_that_others_can_write_is_not_loaded(folder, compilations):
     native.link(NAMES, native.COMPILE_FROM)
     [kept] = folder.iterdir()

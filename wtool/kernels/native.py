@@ -272,11 +272,11 @@ def _read_kept(path: Path) -> bytes | None:
     Machine code is run: a file that another user could have written is not loaded.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        file = open(path, "rb")  # noqa: SIM115 - closed below; a directory cannot be opened
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_OBJECT_BYTES:
             return None
         if hasattr(os, "geteuid") and (
