@@ -22,7 +22,7 @@ from wtool.sources import Source, read_bytes
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _FULL32 = 0xFFFFFFFF
 _SIZES_FOLLOW = 8
-MAX_RECORDS = 100_000
+MAX_RECORDS = 1_000_000
 # Records that are neither the pickle nor a storage are a few words.
 SMALL_BYTES = 64 << 10
 # What follows a record whose sizes follow it: 16 bytes, 24 with sizes of 64 bits, or nothing.

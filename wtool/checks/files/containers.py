@@ -60,11 +60,18 @@ def texts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """
     for key, text in checkpoint.metadata.items():
         yield key, text[:MAX_TEXT]
+    for key, node in extra_nodes(checkpoint):
+        text = as_text(node)
+        if text:
+            yield key, text
+
+
+def extra_nodes(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    """(key, node) of all values that are no tensors; what several share is the first one's."""
+    seen: set[int] = set()
     for key, value in checkpoint.extras.items():
-        for node in walk(value):
-            text = as_text(node)
-            if text:
-                yield key, text
+        for node in walk(value, seen=seen):
+            yield key, node
 
 
 def as_text(node: Any) -> str:

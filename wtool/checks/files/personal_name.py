@@ -15,10 +15,9 @@ from collections.abc import Iterator
 
 from wtool.checkpoint import Checkpoint
 from wtool.checks import Finding, Rule
-from wtool.checks.files.containers import as_text, texts
+from wtool.checks.files.containers import as_text, extra_nodes, texts
 from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Dict
-from wtool.encodings.pickle_walk import walk
 
 _HOME = re.compile(
     r"(?<![\w.:/-])(?:/home/|/Users/|[A-Za-z]:\\(?:Users|Documents and Settings)\\)([\w.-]{1,64})"
@@ -50,13 +49,12 @@ def find(subject: Subject) -> Iterator[Finding]:
 def _entries(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """Texts by place; inside a value, dictionary entries by their own key too."""
     yield from texts(checkpoint)
-    for key, value in checkpoint.extras.items():
-        for node in walk(value):
-            if isinstance(node, Dict):
-                for name, inner in node.items():
-                    text = as_text(inner)
-                    if text and isinstance(name, str):
-                        yield f"{key}.{name}", text
+    for key, node in extra_nodes(checkpoint):
+        if isinstance(node, Dict):
+            for name, inner in node.items():
+                text = as_text(inner)
+                if text and isinstance(name, str):
+                    yield f"{key}.{name}", text
 
 
 RULE = Rule(

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wtool.checks import Finding, Rule
+from wtool.checks.files.containers import extra_nodes
 from wtool.checks.subject import Subject
 from wtool.encodings.pickle_nodes import Call
-from wtool.encodings.pickle_walk import walk
 
 # Values of the standard library and NumPy that every program can rebuild.
 _PLAIN = ("collections.", "builtins.", "_codecs.", "pathlib.", "datetime.", "numpy.", "torch.")
@@ -27,10 +27,9 @@ def find(subject: Subject) -> Iterator[Finding]:
         if not checkpoint.globals or checkpoint.format == "torchscript":
             continue
         places: dict[str, list[str]] = {}
-        for key, value in checkpoint.extras.items():
-            for node in walk(value):
-                if isinstance(node, Call) and node.full and not node.full.startswith(_PLAIN):
-                    places.setdefault(node.full, []).append(key)
+        for key, node in extra_nodes(checkpoint):
+            if isinstance(node, Call) and node.full and not node.full.startswith(_PLAIN):
+                places.setdefault(node.full, []).append(key)
         for name, keys in places.items():
             yield Finding(
                 f"'{keys[0]}' holds an object of class '{name}' ({len(keys):,} in all)",

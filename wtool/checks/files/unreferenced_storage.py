@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from wtool.checks import Finding, Rule
 from wtool.checks.files.containers import zip_files
 from wtool.checks.subject import Subject
-from wtool.encodings.pickle_nodes import Persistent
-from wtool.encodings.pickle_walk import walk
+from wtool.encodings.pickle_walk import storage_keys
 
 _STORAGE = re.compile(r"[^/]*/data/([^/]+)")
 
@@ -28,10 +27,7 @@ def find(subject: Subject) -> Iterator[Finding]:
     for path, checkpoint, directory in zip_files(subject):
         if checkpoint.format != "torch-zip" or checkpoint.tree is None:
             continue
-        named = set()
-        for node in walk(checkpoint.tree):
-            if isinstance(node, Persistent) and isinstance(node.id, tuple) and len(node.id) > 2:
-                named.add(str(node.id[2]).lower())
+        named = {key.lower() for key in storage_keys(checkpoint.tree)}
         for member in directory.members.values():
             match = _STORAGE.fullmatch(member.name)
             if match and match[1].lower() not in named and match[1] != "serialization_id":
