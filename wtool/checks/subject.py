@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from wtool.checkpoint import Checkpoint, Tensor
+    from wtool.encodings.zip_directory import ZipDirectory
     from wtool.kernels.measure import Measured
     from wtool.kernels.moments import Moments
 
@@ -65,7 +66,8 @@ class Subject:
     and files need the whole model.
     sums_bytes: whether the one reading of the values also sums the bytes, for a rule that asks.
     seen_bytes: the sums, as far as they are known. suspects: by the name of a weight, the output
-    units that may be zero or repeated; of weights that `facts` has read.
+    units that may be zero or repeated; of weights that `facts` has read. directory: of the zip file
+    that a rule looked at last, and its path.
     """
 
     checkpoint: Checkpoint
@@ -79,6 +81,7 @@ class Subject:
     sums_bytes: bool = False
     seen_bytes: SeenBytes = field(default_factory=SeenBytes)
     suspects: dict[str, Suspects] = field(default_factory=dict)
+    directory: tuple[str, ZipDirectory] | None = None
     _shards: list[tuple[str, Checkpoint]] | None = None
 
     @cached_property
@@ -186,12 +189,15 @@ def summarise(measured: Measured) -> Facts:
         ends = [int(count) for count in (*counts[:2], *counts[-2:])]
         lowest = (ends[0], ends[1] if distinct > 1 else 0)
         highest = (ends[-1], ends[-2] if distinct > 1 else 0)
-        overflow = int(counts[values >= HALF_OVERFLOWS].sum())
-        # The bin around 0 also holds magnitudes below 2^-133, of which only their number is known.
-        hidden = max(0, int(counts[values == 0].sum()) - measured.moments.zeros)
-        vanish = hidden + int(counts[(values <= HALF_VANISHES) & (values > 0)].sum())
-        tiny = hidden + int(counts[(values < TINY) & (values > 0)].sum())
-        huge = int(counts[values > HUGE].sum())
+        # Nearly all tensors have nothing beyond these limits: two numbers tell.
+        if values.max() >= HALF_OVERFLOWS:
+            overflow = int(counts[values >= HALF_OVERFLOWS].sum())
+            huge = int(counts[values > HUGE].sum())
+        if values.min() <= HALF_VANISHES:
+            # The bin around 0 also holds magnitudes below 2^-133: only their number is known.
+            hidden = max(0, int(counts[values == 0].sum()) - measured.moments.zeros)
+            vanish = hidden + int(counts[(values <= HALF_VANISHES) & (values > 0)].sum())
+            tiny = hidden + int(counts[(values < TINY) & (values > 0)].sum())
     return Facts(
         measured.moments,
         numbers["mean"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -113,11 +114,14 @@ def find_suspects(numbers: np.ndarray) -> Suspects:
     import numpy as np
 
     zero = np.flatnonzero(numbers == 0).tolist()
-    ordered = np.sort(numbers)
+    order = np.argsort(numbers)
+    ordered = numbers[order]
+    same = ordered[1:] == ordered[:-1]
     repeated: list[int] = []
-    if (ordered[1:] == ordered[:-1]).any():
-        _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-        repeated = np.flatnonzero(counts[places] > 1).tolist()
+    if same.any():
+        marks = np.zeros(len(numbers), bool)
+        marks[order[1:][same]] = marks[order[:-1][same]] = True
+        repeated = np.flatnonzero(marks).tolist()
     return Suspects(tuple(zero), tuple(repeated))
 
 
@@ -126,6 +130,7 @@ def units_in_one_run(shape: Sequence[int], axes: tuple[int, ...] | None) -> int:
     return shape[0] if axes == (0,) and math.prod(shape[1:]) > 0 else 0
 
 
+@lru_cache(maxsize=PROBE)
 def _factors(count: int) -> np.ndarray:
     """(count,) odd uint64 without pattern."""
     import numpy as np

@@ -28,7 +28,10 @@ def zip_files(subject: Subject) -> Iterator[tuple[str, Checkpoint, ZipDirectory]
     """(path, what it holds, its directory) of each file of the model that is a zip file."""
     for path, checkpoint in subject.parts():
         if is_zip(path):
-            yield path, checkpoint, read_directory(FileSource(path))
+            # One is kept for the next rule: shards may be more than files can be open.
+            if subject.directory is None or subject.directory[0] != path:
+                subject.directory = path, read_directory(FileSource(path))
+            yield path, checkpoint, subject.directory[1]
 
 
 def zip_paths(subject: Subject) -> list[str]:
