@@ -33,6 +33,8 @@ from wtool.report import Column, Report
 if TYPE_CHECKING:
     from wtool.kernels.compare import Difference
 
+# What comparing two tensors costs beside their values, in bytes read.
+WORTH_NBYTES = 64 << 10
 BLOCK_BYTES = 1 << 20
 _BY = ("tensor", "layer", "depth:N", "kind")
 
@@ -148,10 +150,13 @@ def _pair(
     come = [t for t in new if t.name not in old.tensors]
     comparable = [(x, y) for x, y in pairs if _can_compare(x, y)]
     total = sum(x.nbytes + y.nbytes for x, y in comparable)
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    # Small tensors are mostly Python's work: threads would only wait for each other.
+    jobs = jobs or (os.cpu_count() or 1 if total > WORTH_NBYTES * len(comparable) else 1)
+    with ThreadPoolExecutor(jobs) as pool:
         done = 0
         results = dict.fromkeys(x.name for x, _ in pairs)
-        for (x, y), difference in zip(comparable, pool.map(_compare, comparable), strict=True):
+        differences = (map if jobs == 1 else pool.map)(_compare, comparable)
+        for (x, y), difference in zip(comparable, differences, strict=True):
             results[x.name] = difference
             done += x.nbytes + y.nbytes
             if progress is not None:
