@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,16 +17,25 @@ _AS_THEY_ARE = frozenset((str, int))
 def render(report: Report) -> Iterator[str]:
     """Header and rows; totals, notes and footer belong to the other renderings."""
     names = [c.name for c in report.columns]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
+    # A field with a line end of any kind is quoted only if the row's own end has that character.
+    writer = csv.writer(_Echo(), lineterminator="\r\n")
+    yield _line(writer.writerow(names))
     for start in range(0, len(report.rows), STREAM_ROWS):
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-        for row in report.rows[start : start + STREAM_ROWS]:
-            writer.writerow([_raw(row.get(name)) for name in names])
-    yield buffer.getvalue()
+        rows = report.rows[start : start + STREAM_ROWS]
+        yield "".join(
+            _line(writer.writerow([_raw(row.get(name)) for name in names])) for row in rows
+        )
+
+
+class _Echo:
+    """A file for `csv.writer`, whose `writerow` then gives the text of the row."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _line(row: str) -> str:
+    return row.removesuffix("\r\n") + "\n"
 
 
 def _raw(value: Any) -> Any:
