@@ -270,6 +270,17 @@ def test_what_the_reader_stated_is_kept():
         ("h.0.attn.masked_bias", (), "buffer"),
         ("model.layers.0.self_attn.rotary_emb.inv_freq", (32,), "buffer"),
         ("bert.embeddings.position_ids", (1, 512), "buffer"),
+        ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", (2, 8), "buffer"),  # SAM
+        ("rope.freqs", (64,), "buffer"),  # Llama's own files
+        ("rope.freqs", (2, 12, 384), "weight"),  # timm's, which are learned
+        ("pos_encoder.pe", (5000, 1, 8), "buffer"),  # PyTorch's tutorial on transformers
+        ("model.24.anchors", (3, 3, 2), "buffer"),  # YOLOv5
+        ("criterion.weight", (3,), "buffer"),
+        ("losses.0.weight", (3,), "weight"),
+        ("ce_loss.weight", (3,), "buffer"),
+        ("loss_fn.pos_weight", (3,), "buffer"),
+        ("loss.weight", (3, 8), "weight"),  # a prototype of each class
+        ("mel.fb", (201, 80), "buffer"),
         ("layer.0.q_bias", (8,), "bias"),
         ("rnn.bias_hh_l1_reverse", (24,), "bias"),
         ("layer.lora_A.weight", (4, 8), "weight"),
@@ -279,6 +290,27 @@ def test_what_the_reader_stated_is_kept():
 )
 def test_hugging_face_and_timm_names_have_their_roles(name, shape, role):
     assert roles({"fc.weight": (3, 2), name: shape})[name] == role
+
+
+def test_the_schedule_of_a_diffusion_is_state():
+    names = [
+        *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod"),
+        *("sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod"),
+        *("sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance"),
+        *("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+    ]
+    found = roles({"model.diffusion_model.out.weight": (3, 2), **dict.fromkeys(names, (1000,))})
+    assert list(found.values()) == ["weight"] + ["buffer"] * len(names)
+    assert roles({"fc.weight": (3, 2), "betas": (10,)})["betas"] == "weight"
+
+
+def test_the_base_of_an_orthogonal_parametrisation_is_state():
+    model = torch.nn.Sequential(torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(4, 4)))
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    assert {n: r != "buffer" for n, r in roles(shapes).items()} == {
+        n: n in parameters for n in shapes
+    }
 
 
 def test_old_weight_norm_learns_what_old_spectral_norm_only_keeps():

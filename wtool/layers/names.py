@@ -28,7 +28,9 @@ WEIGHT_LEAVES = _words(
 BIAS_LEAVES = _words("bias biases beta bias_orig bias_ih bias_hh")
 # State that a model keeps and does not learn: statistics of normalisation, positions, masks and
 # index tables, random state and counters, fixed decay rates of linear attention, vector
-# quantisers' running codebooks, spectral norm and pruning, scales and observers of quantisation.
+# quantisers' running codebooks, spectral norm and pruning, scales and observers of quantisation;
+# the sinusoids of PyTorch's tutorial, anchors of detectors, windows and filters of spectrograms,
+# class weights of a loss.
 BUFFER_LEAVES = _words(
     "running_mean running_var num_batches_tracked moving_mean moving_variance moving_stddev "
     "renorm_mean renorm_stddev pixel_mean pixel_std "
@@ -39,6 +41,8 @@ BUFFER_LEAVES = _words(
     "seed_generator_state num_updates inited initialized _float_tensor "
     "slope_rate query_decay key_decay diagonal_decay "
     "cluster_size cluster_usage embed_avg embed_sum ema_cluster_size _ema_cluster_size "
+    "pe positional_encoding_gaussian_matrix anchors anchor_grid strides window fb dct_mat "
+    "pos_weight "
     "_u weight_u weight_mask bias_mask "
     "scales qzeros g_idx zero_point zero_points weight_scale weight_scale_inv weight_zero_point "
     "weight_shape input_scale output_scale act_scale SCB absmax quant_map nested_absmax "
@@ -87,9 +91,13 @@ _KERAS_OPTIMIZER = (
 _BUFFER = (
     r"(running|moving)_(mean|var|variance|std|avg)|"
     r".*_(mask|masks|idx|idxs|index|indices|ids|quant_state|zero_point|cached|buffer)|"
-    r"(weight|bias)\.\d+\._[uv]|masks?|idx|index|indices|ids|.*_observer|.*_scaling_factor|"
+    r"(weight|bias)\.\d+\.(_[uv]|base)|masks?|idx|index|indices|ids|.*_observer|"
+    r"(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|"
+    r"posterior_(variance|log_variance_clipped|mean_coef[12])|.*_scaling_factor|"
     r"quant_state(\..*)?|bitsandbytes__.*|.*inv_freq"
 )
+# What a module that holds a loss is called.
+LOSS = r"criterion|(.*_)?loss(_.*)?|.*Loss"
 _BIAS = r"bias(es)?[_.].*|.*_bias|.*_beta"
 _WEIGHT = r"weights?[_.].*|.*_(weights?|kernel|embeddings?|table|token|tokens|gamma)"
 

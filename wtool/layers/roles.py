@@ -6,12 +6,14 @@ and element type. What none of them decides stays "unknown".
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
 from wtool.layers.names import (
     BRANCH_ROLES,
     BRANCHES,
+    LOSS,
     PARAMETRIZATIONS,
     role_of_branch,
     role_of_leaf,
@@ -50,6 +52,7 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     undecided, evident = _assign_by_name(modules, checkpoint.tensors)
     _assign_undecided(undecided, evident)
     _unlearn_frozen_norms(modules)
+    _unlearn_class_weights(modules)
     if kinds:
         _assign_kinds(modules)
 
@@ -170,6 +173,10 @@ def _judge_siblings(leaf: str, members: Members) -> str | None:
         return "buffer"
     if leaf == "embed" and "cluster_size" in members:
         return "buffer"
+    if leaf == "betas" and "alphas_cumprod" in members:
+        return "buffer"  # the schedule of a diffusion
+    if leaf == "freqs" and len(members[leaf].extent.shape) == 1:
+        return "buffer"  # rotary; learned ones have an axis for the layers
     if leaf in ("0", "1") and "0" in members and _is_quantised(members["0"]):
         return "weight" if leaf == "0" else "bias"  # torch's packed parameters of a layer
     if leaf in ("w", "b") and "w" in members and "b" in members:
@@ -210,6 +217,23 @@ def _unlearn_frozen_norms(modules: Mapping[str, Members]) -> None:
                 tensor = members.get(leaf)
                 if tensor is not None and tensor.role in LEARNED and not tensor.is_parameter:
                     tensor.role = "buffer"
+
+
+def _unlearn_class_weights(modules: Mapping[str, Members]) -> None:
+    """A loss registers the weights of its classes as a buffer, one number a class."""
+    for module, members in modules.items():
+        if "oss" not in module and "criterion" not in module:
+            continue
+        tensor = members.get("weight")
+        if (
+            tensor is not None
+            and len(tensor.extent.shape) == 1
+            and tensor.role == "weight"
+            and "bias" not in members
+            and not tensor.is_parameter
+            and re.fullmatch(LOSS, module.rpartition(".")[2])
+        ):
+            tensor.role = "buffer"
 
 
 def _assign_kinds(modules: Mapping[str, Members]) -> None:
