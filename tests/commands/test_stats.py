@@ -304,6 +304,30 @@ def test_quantiles_beyond_float32_are_exact():
         assert row["p25"] == np.quantile(values, 0.25)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("zeros", [0, 5_000, 30_000])
+def test_quantiles_nearer_to_zero_than_normal_numbers_keep_their_bound(dtype, zeros):
+    tiny = (1e-41 * RANDOM.standard_normal(20_000)).astype(dtype)
+    a = np.concatenate([tiny, np.zeros(zeros, dtype), RANDOM.standard_normal(2_000).astype(dtype)])
+    b = np.array([1e38, -1e38], "f4")
+    both = checkpoint(tensor("m.a", a), tensor("m.b", b))
+    [row] = stats(both, by="depth:1").rows
+    [alone, _] = stats(both).rows
+    for quantile, q in (("p01", 0.01), ("p05", 0.05), ("p25", 0.25), ("p50", 0.5), ("p75", 0.75)):
+        expected = np.quantile(np.concatenate([a, b]).astype("f8"), q)
+        assert row[quantile] == pytest.approx(expected, rel=2**-8, abs=0)
+        assert alone[quantile] == pytest.approx(np.quantile(a.astype("f8"), q), rel=2**-8, abs=0)
+
+
+def test_a_quantile_that_is_zero_among_subnormals_is_not_read_for_again(monkeypatch):
+    values = np.zeros(100_000, "f4")
+    values[::50] = 1e-41
+    values[1::20] = RANDOM.standard_normal(5_000)
+    monkeypatch.setattr("wtool.kernels.selection.select_from_tensors", None)
+    [row] = stats(checkpoint(tensor("a", values))).rows
+    assert [row[name] for name in ("p05", "p25", "p50", "p75", "p95")] == [0] * 5
+
+
 def test_the_column_that_rows_are_sorted_by_is_shown():
     report = stats(wtool.open(FIXTURES / "digits-cnn.pth"), sort="kurtosis")
     assert [c.hidden for c in report.columns if c.name == "kurtosis"] == [False]

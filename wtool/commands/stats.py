@@ -152,7 +152,7 @@ def _make_exact(
     """Put exact quantiles and bins into the rows that have bounded ones; reads their tensors again.
 
     members: the tensors of each row, none where it is exact already. most: rows of more values stay
-    as they are, unless `is_coarse`; None improves all.
+    as they are, unless `is_coarse` or a quantile is not known; None improves all.
     """
     from wtool.kernels.quantiles import QUANTILES
     from wtool.kernels.selection import bins_from_tensors, select_from_tensors
@@ -170,10 +170,11 @@ def _make_exact(
     few: list[Callable[[], None]] = []
     many: list[Callable[[], None]] = []
     for index, (row, tensors) in enumerate(zip(rows, members, strict=True)):
-        if row.get("p50") is None or all(t.dtype.bits <= 16 for t in tensors):
+        if row.get("histogram") is None or all(t.dtype.bits <= 16 for t in tensors):
             continue
         is_small = most is not None and _values(tensors) <= most
         quantiles, bins = is_coarse(row["min"], row["max"])
+        quantiles = quantiles or any(row[name] is None for name in QUANTILES)
         if most is None or is_small or quantiles:
             (few if is_small else many).append(partial(improve_quantiles, index))
         if most is None or is_small or bins:

@@ -81,12 +81,12 @@ class Group:
 def statistics(
     moments: Moments, values: Counted | None, ordered: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The columns STATISTICS of what was measured.
+    """The columns STATISTICS of what was measured; a quantile is None where counts do not tell it.
 
     ordered: all finite values, where known; asked in place of `values`, which are counted.
     """
     from wtool.kernels.moments import summary
-    from wtool.kernels.quantiles import QUANTILES, bins_of, quantiles_of
+    from wtool.kernels.quantiles import QUANTILES, are_known, bins_of, quantiles_of
     from wtool.kernels.selection import bins_of_ordered, quantiles_of_ordered
 
     row = summary(moments)
@@ -94,11 +94,14 @@ def statistics(
         return row
     low, high = row["min"], row["max"]
     wanted = tuple(QUANTILES.values())
+    answers: list[float | None]
     if ordered is not None:
-        answers = quantiles_of_ordered(ordered, wanted)
+        answers = [*quantiles_of_ordered(ordered, wanted)]
         bins = bins_of_ordered(ordered, low, high, BINS)
     elif values is not None:
-        answers = quantiles_of(values, low, high, wanted)
+        known = are_known(values, row["zeros"], wanted)
+        found = quantiles_of(values, low, high, wanted)
+        answers = [answer if sure else None for answer, sure in zip(found, known, strict=True)]
         bins = bins_of(values, low, high, BINS)
     else:
         return row

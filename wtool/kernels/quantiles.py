@@ -22,6 +22,9 @@ QUANTILES = {
     "p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99,
 }  # fmt: skip
 
+# Smallest normal float32: from there on each bin is 2^-7 of a value wide.
+_SMALLEST = 2.0**-126
+
 
 @dataclass(frozen=True, eq=False)
 class Counted:
@@ -96,6 +99,26 @@ def quantiles_of(
     found = data.values[np.searchsorted(data.ends, below + above, side="right")]
     values = [min(max(value, low), high) for value in found.tolist()]
     return between(values[: len(below)], values[len(below) :], weights)
+
+
+def are_known(data: Counted, zeros: int, quantiles: Sequence[float]) -> list[bool]:
+    """Whether each of the quantiles that `quantiles_of` gives is within its bound.
+
+    zeros: how many values are zero. Between -2^-126 and 2^-126 bins say little of a value: where
+    others lie there too, only places that are zero whatever the signs of these others are known.
+    """
+    if data.exact:
+        return [True] * len(quantiles)
+    first, last = np.searchsorted(data.values, [np.nextafter(-_SMALLEST, 0.0), _SMALLEST]).tolist()
+    start = int(data.ends[first - 1]) if first else 0
+    stop = int(data.ends[last - 1]) if last else 0
+    others = stop - start - zeros
+    below, above, _ = positions(data.total, quantiles)
+    known = [
+        not start <= place < stop or start + others <= place < start + zeros
+        for place in (*below, *above)
+    ]
+    return [a and b for a, b in zip(known[: len(below)], known[len(below) :], strict=True)]
 
 
 def bins_of(data: Counted, low: float | int, high: float | int, bins: int) -> list[int]:
