@@ -304,6 +304,14 @@ def test_the_schedule_of_a_diffusion_is_state():
     assert roles({"fc.weight": (3, 2), "betas": (10,)})["betas"] == "weight"
 
 
+def test_the_scale_of_an_adapter_is_state_and_that_of_an_activation_is_learned():
+    lora = {"a.lora_down.weight": (4, 8), "a.lora_up.weight": (8, 4), "a.alpha": ()}
+    loha = {"b.hada_w1_a": (8, 4), "b.hada_w1_b": (4, 8), "b.alpha": ()}
+    found = roles({**lora, **loha, "act.alpha": ()})
+    assert [name for name, role in found.items() if role == "buffer"] == ["a.alpha", "b.alpha"]
+    assert found["act.alpha"] == "weight"
+
+
 def test_the_base_of_an_orthogonal_parametrisation_is_state():
     model = torch.nn.Sequential(torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(4, 4)))
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -346,6 +354,8 @@ def test_frozen_batch_norm_is_state_where_other_layers_count_their_batches():
         ({"mlp.experts.fc1.weight": (8, 64, 128)}, "unknown"),  # matrices of a mixture, stacked
         ({"moe.input_linear.weight": (8, 22016, 4096)}, "unknown"),  # the same, GraniteMoe's
         ({"codebooks_head.weight": (31, 1024, 2051)}, "unknown"),  # Csm's
+        ({"up.weight": (1, 512, 512), "up.bias": (1,)}, "unknown"),  # nn.Bilinear
+        ({"bilinear.weight": (6, 4, 5)}, "unknown"),
         ({"pos_conv_embed.conv.weight": (768, 48, 128)}, "conv"),  # wav2vec's long window
         ({"a.weight": (64, 8, 1, 1), "conv2.weight": (64, 1, 1, 1)}, "unknown"),  # EfficientLoFTR's
         ({"a.weight": (64, 8, 3), "dw.weight": (64, 1, 1)}, "depthwise"),  # named so

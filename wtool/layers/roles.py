@@ -53,6 +53,7 @@ def assign_roles(checkpoint: Checkpoint, *, kinds: bool = True) -> None:
     _assign_undecided(undecided, evident)
     _unlearn_frozen_norms(modules)
     _unlearn_class_weights(modules)
+    _unlearn_lora_scales(modules)
     if kinds:
         _assign_kinds(modules)
 
@@ -232,6 +233,21 @@ def _unlearn_class_weights(modules: Mapping[str, Members]) -> None:
             and "bias" not in members
             and not tensor.is_parameter
             and re.fullmatch(LOSS, module.rpartition(".")[2])
+        ):
+            tensor.role = "buffer"
+
+
+def _unlearn_lora_scales(modules: Mapping[str, Members]) -> None:
+    """`alpha` beside the factors of an adapter is the scale that was chosen for it, not learned.
+
+    Source: kohya-ss/sd-scripts `networks/lora.py`, LyCORIS: `register_buffer("alpha", ...)`.
+    """
+    for module, members in modules.items():
+        tensor = members.get("alpha")
+        if tensor is None or tensor.extent.shape or tensor.role not in LEARNED:
+            continue
+        if f"{module}.lora_down" in modules or any(
+            leaf.startswith(("hada_", "lokr_", "oft_")) for leaf in members
         ):
             tensor.role = "buffer"
 
