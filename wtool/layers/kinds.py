@@ -156,6 +156,8 @@ class KindFinder:
                 return "norm"
             if rank == 3 and ("experts" in layer or shape[2] > self._longest_window(layer)):
                 return "unknown"  # matrices of a mixture, stacked
+            if rank == 3 and _is_bilinear(layer, shape):
+                return "unknown"
             return self._torch_conv_kind(layer, shape, bias)
         return "unknown"
 
@@ -248,6 +250,15 @@ def _is_doubtful(layer: str, window: tuple[int, ...]) -> bool:
     """
     patches = len(window) > 1 and all(side % 2 == 0 for side in window)
     return patches or max(window) == 1 or re.search(_RESAMPLE, layer, re.IGNORECASE) is not None
+
+
+def _is_bilinear(layer: str, shape: tuple[int, ...]) -> bool:
+    """Whether (N, a, b) may be a form in two vectors, nn.Bilinear's: called so, or of two alike.
+
+    A kernel of a convolution has no more taps than 16 where it has as many as channels.
+    """
+    named = re.search(r"bilinear|biaffine", layer, re.IGNORECASE) is not None
+    return named or shape[1] == shape[2] > 16
 
 
 def _is_upsampling(window: tuple[int, ...]) -> bool:
