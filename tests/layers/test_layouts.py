@@ -75,6 +75,15 @@ def test_a_torch_output_is_zero_where_its_unit_is(name):
     assert silent == [channel == 1 for channel in range(outputs.shape[1])]
 
 
+def test_no_axis_holds_the_units_of_a_transposed_convolution_in_groups():
+    for groups, axes in ((1, (1,)), (2, None)):
+        layer = nn.ConvTranspose2d(4, 6, 3, groups=groups)
+        tensors = {f"up.{name}": value.numpy() for name, value in layer.state_dict().items()}
+        checkpoint = in_memory(tensors, "torch zip")
+        assert checkpoint["up.weight"].kind == "transposed_conv"
+        assert output_axes(checkpoint["up.weight"], checkpoint) == axes
+
+
 @pytest.mark.parametrize("name", [*KERAS_LAYERS, *KERAS_PROJECTIONS])
 def test_a_keras_output_is_zero_where_its_unit_is(name):
     layer, shape = (KERAS_LAYERS | KERAS_PROJECTIONS)[name]

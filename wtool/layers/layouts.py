@@ -60,6 +60,7 @@ def output_axes(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, ...] | Non
     One axis as a rule. Two in Keras, where a unit is a channel and a filter of it, or a head and a
     place in it: a depthwise kernel (k.., channels, multiplier), a projection of attention (in,
     heads, width). Embeddings: the rows. A rank-1 tensor: its only axis. Units count in C order.
+    None for a transposed convolution in groups: a unit is a channel of some rows, not of all.
     """
     rank = len(tensor.shape)
     if rank <= 1:
@@ -70,7 +71,9 @@ def output_axes(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, ...] | Non
     if layout == "unknown":
         return None
     if layout == "torch":
-        return (1,) if tensor.kind == "transposed_conv" else (0,)
+        if tensor.kind == "transposed_conv":
+            return None if _is_grouped(tensor, checkpoint) else (1,)
+        return (0,)
     leaf = split_leaf(tensor.name)[1]
     if leaf.startswith("depthwise_") or (tensor.kind == "depthwise" and leaf[:10] != "pointwise_"):
         return (rank - 2, rank - 1) if tensor.shape[-1] > 1 else (rank - 2,)
@@ -124,6 +127,13 @@ def fans(tensor: Tensor, checkpoint: Checkpoint) -> tuple[int, int] | None:
 def _is_projection(tensor: Tensor, layout: Layout) -> bool:
     """Whether a tensor is a kernel of Keras' attention: (in, heads, width), (heads, width, out)."""
     return tensor.kind == "attention" and layout == "keras" and len(tensor.shape) == 3
+
+
+def _is_grouped(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    """Whether a transposed kernel (in, out / groups, k..) has groups, as far as its bias tells."""
+    module, _ = split_leaf(tensor.name)
+    bias = checkpoint.tensors.get(f"{module}.bias")
+    return bias is not None and bias.count != tensor.shape[1]
 
 
 def _is_output(tensor: Tensor) -> bool:
