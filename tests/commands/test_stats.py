@@ -319,6 +319,11 @@ def test_quantiles_nearer_to_zero_than_normal_numbers_keep_their_bound(dtype, ze
         assert alone[quantile] == pytest.approx(np.quantile(a.astype("f8"), q), rel=2**-8, abs=0)
 
 
+def test_exact_quantiles_are_given_whatever_is_said_of_others():
+    path = FIXTURES / "digits-cnn.pth"
+    assert stats(path, exact=True, quantiles=False).rows == stats(path, exact=True).rows
+
+
 def test_a_quantile_that_is_zero_among_subnormals_is_not_read_for_again(monkeypatch):
     values = np.zeros(100_000, "f4")
     values[::50] = 1e-41

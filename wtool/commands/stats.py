@@ -71,7 +71,8 @@ def stats(
         sort = "group"
     labels = ("name", "dtype", "role", "alias") if group is None else ("group", "tensors")
     _check_column(sort, (*labels, "count", *STATISTICS))
-    if sort in QUANTILE_NAMES and not (quantiles or exact):
+    quantiles = quantiles or exact
+    if sort in QUANTILE_NAMES and not quantiles:
         raise UsageError("--no-quantiles leaves no such column to sort by", found=sort)
     aliases = checkpoint.aliases
     tensors = [t for t in checkpoint if group is None or t.name not in aliases]
@@ -105,7 +106,7 @@ def stats(
         answer = [_group_row(name, one) for name, one in groups.items()]
         members = [[t for t in one.tensors if t.name in seen] for one in groups.values()]
         leading = [Column("group"), Column("tensors", "tensors")]
-    if quantiles or exact:
+    if quantiles:
         _make_exact(answer, members, None if exact else SORT_UP_TO, jobs, executor)
     return Report(
         command="stats",
