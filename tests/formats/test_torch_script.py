@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import wtool
 from wtool.errors import InputError, MalformedInput, WtoolError
 from wtool.formats import Probe, find_format, open_checkpoint
 from wtool.formats.torch_script import FORMAT
@@ -92,6 +93,39 @@ def test_buffers_are_those_that_the_code_states(scripted):
         buffers, key=list(found.tensors).index
     )
     assert found["linear.weight"].role is None
+
+
+def parameters_of(path) -> tuple[int, int]:
+    """How many parameters wtool counts, and how many torch has."""
+    theirs = sum(p.numel() for p in torch.jit.load(str(path)).parameters())
+    return wtool.count(path).totals["parameters"], theirs
+
+
+def test_tensors_that_the_code_lists_as_neither_are_not_learned(scripted):
+    ours, theirs = parameters_of(scripted)
+    assert ours == theirs
+    assert open_checkpoint(scripted)["blocks.0.dict.c"].role == "other"
+
+
+def test_constants_of_code_are_learned_only_in_a_frozen_module(tmp_path):
+    class Shift(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.tensor([0.5, 1.5])
+
+    traced = saved(torch.jit.trace(Shift(3, 2), torch.ones(1, 3)), tmp_path / "traced.pt")
+    ours, theirs = parameters_of(traced)
+    assert ours == theirs
+    assert open_checkpoint(traced)["CONSTANTS.c0"].role == "other"
+    frozen = torch.jit.freeze(torch.jit.script(torch.nn.Linear(3, 2).eval()))
+    path = saved(frozen, tmp_path / "frozen.pt")
+    assert {tensor.role for tensor in open_checkpoint(path)} == {None}
+
+
+def test_the_flat_weights_of_a_recurrent_layer_are_its_parameters_again(tmp_path):
+    path = saved(torch.jit.script(torch.nn.LSTM(3, 4)), tmp_path / "lstm.pt")
+    ours, theirs = parameters_of(path)
+    assert ours == theirs
+    assert open_checkpoint(path)["_flat_weights.0"].role is None
 
 
 def test_a_shared_module_is_tied(scripted):

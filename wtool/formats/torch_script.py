@@ -82,11 +82,13 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     _mark_states(checkpoint, plain.value, classes, archive)
     if root not in (None, "."):
         return checkpoint
-    return _with_constants(checkpoint, archive)
+    # Freezing makes constants of the weights, and of the flag `training` too.
+    is_frozen = type(plain.value) is not Dict or "training" not in plain.value
+    return _with_constants(checkpoint, archive, None if is_frozen else "other")
 
 
-def _with_constants(checkpoint: Checkpoint, archive: TorchArchive) -> Checkpoint:
-    """`checkpoint` with the tensors of `constants.pkl` behind its own."""
+def _with_constants(checkpoint: Checkpoint, archive: TorchArchive, role: str | None) -> Checkpoint:
+    """`checkpoint` with the tensors of `constants.pkl` behind its own; those have that role."""
     from wtool.dialects.torch_checkpoint import build_checkpoint
 
     pickled = archive.pickle("constants.pkl")
@@ -109,6 +111,8 @@ def _with_constants(checkpoint: Checkpoint, archive: TorchArchive) -> Checkpoint
     for name in constants.tensors:
         if name in checkpoint.tensors:
             raise MalformedInput("two tensors have the same name", tensor=name)
+    for tensor in constants:
+        tensor.role = tensor.role or role
     mentions = dict(checkpoint.globals)
     for name, count in constants.globals.items():
         mentions[name] = mentions.get(name, 0) + count
@@ -178,28 +182,45 @@ def plain_tree(root: Any, classes: dict[int, Global]) -> Any:
 def _mark_states(
     checkpoint: Checkpoint, tree: Any, classes: dict[int, Global], archive: TorchArchive
 ) -> None:
-    """Say of each attribute whether the code of its class lists it as a parameter or a buffer."""
+    """Say of each attribute what the code of its class calls it: a parameter, a buffer, neither.
+
+    A list of parameters that a module keeps beside them (`_flat_weights`) is the parameters again.
+    """
     lists = _CodeLists(archive)
+    neither = []
     for tensor in checkpoint:
-        owner = _at(tree, tensor.path[:-1])
-        cls = classes.get(id(owner))
-        if cls is None or tensor.role is not None:
+        if tensor.role is not None:
             continue
-        if tensor.path[-1] in lists.of(cls, "buffers"):
+        cls, attribute = _owner(tree, tensor.path, classes)
+        stated = {} if cls is None else lists.of(cls)
+        if attribute in stated.get("buffers", ()):
             tensor.role = "buffer"
-        elif tensor.path[-1] in lists.of(cls, "parameters"):
+        elif attribute in stated.get("parameters", ()):
             tensor.is_parameter = True
+        elif "buffers" in stated:  # old files list parameters alone
+            neither.append(tensor)
+    learned = {tensor.storage for tensor in checkpoint if tensor.is_parameter}
+    for tensor in neither:
+        if tensor.storage not in learned:
+            tensor.role = "other"
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
+def _owner(
+    tree: Any, path: tuple[str, ...], classes: dict[int, Global]
+) -> tuple[Global | None, str]:
+    """The class of the innermost object around a tensor, and the attribute that leads to it."""
+    owner: tuple[Global | None, str] = None, ""
     for component in path:
+        cls = classes.get(id(tree))
+        if cls is not None:
+            owner = cls, component
         if type(tree) is Dict:
             tree = tree.get(component)
         elif type(tree) is list and component.isdecimal() and int(component) < len(tree):
             tree = tree[int(component)]
         else:
-            return None
-    return tree
+            break
+    return owner
 
 
 class _CodeLists:
@@ -208,21 +229,21 @@ class _CodeLists:
     def __init__(self, archive: TorchArchive) -> None:
         self._archive = archive
         self._left = MAX_ALL_CODE_BYTES
-        self._read: dict[str, dict[tuple[str, str], frozenset[str]]] = {}
+        self._read: dict[str, dict[str, dict[str, frozenset[str]]]] = {}
 
-    def of(self, cls: Global, which: str) -> frozenset[str]:
-        """A class's "parameters" or "buffers"; none where the archive has no code for it."""
+    def of(self, cls: Global) -> dict[str, frozenset[str]]:
+        """A class's "parameters" and "buffers", as far as the archive has code that lists them."""
         record = f"code/{cls.module.replace('.', '/')}.py"
         if record not in self._read:
             self._read[record] = self._lists(record)
-        return self._read[record].get((cls.name, which), frozenset())
+        return self._read[record].get(cls.name, {})
 
-    def _lists(self, record: str) -> dict[tuple[str, str], frozenset[str]]:
+    def _lists(self, record: str) -> dict[str, dict[str, frozenset[str]]]:
         size = self._archive.nbytes(record)
         if size is None or size > min(MAX_CODE_BYTES, self._left):
             return {}
         self._left -= size
-        found: dict[tuple[str, str], frozenset[str]] = {}
+        found: dict[str, dict[str, frozenset[str]]] = {}
         current = ""
         for match in _LISTS.finditer(bytes(self._archive.read(record, MAX_CODE_BYTES))):
             if match[1] is not None:
@@ -230,7 +251,7 @@ class _CodeLists:
             else:
                 words = _WORD.findall(match[3])
                 names = frozenset(word.decode("utf-8", "replace") for word in words)
-                found[current, match[2].decode()] = names
+                found.setdefault(current, {})[match[2].decode()] = names
         return found
 
 
