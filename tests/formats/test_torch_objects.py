@@ -136,3 +136,18 @@ def test_entries_of_one_name_are_sound_and_one_of_them_can_be_opened(tmp_path):
     torch.save({1: VALUES, "1": VALUES}, path)
     with pytest.raises(UnsupportedError, match=r"two entries get one name: found '1' and '1'$"):
         open_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_packed_weights_of_a_quantised_module_have_the_names_of_its_state_dict(tmp_path):
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LSTM(4, 2))
+    quantise = torch.ao.quantization.quantize_dynamic
+    module = quantise(layers, {torch.nn.Linear, torch.nn.LSTM}, dtype=torch.qint8)
+    torch.save(module, tmp_path / "module.pth")
+    found = open_checkpoint(tmp_path / "module.pth")
+    weight, bias = module.state_dict()["0._packed_params._packed_params"]
+    name = "0._packed_params._packed_params"
+    np.testing.assert_array_equal(found[f"{name}.0"].load(), weight.int_repr().numpy())
+    assert_same(found[f"{name}.1"], bias)
+    inner = [tensor for tensor in found if tensor.name.startswith("1.")]
+    assert [tensor.count for tensor in inner if tensor.dtype.name == "qint8"] == [8 * 4, 8 * 2]

@@ -32,6 +32,8 @@ KEY_CHARACTERS = 9
 _SCALARS = frozenset((str, ByteText, bytes, bytearray, int, float, complex, bool, type(None)))
 # Of an object's own attributes, those of a module that lead to its tensors.
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
+# C++ objects; torch pickles what their __getstate__ gives, and the name of their class.
+_SCRIPT_OBJECT = "torch.ScriptObject"
 _ELEMENTS_OF = frozenset(("builtins.set", "builtins.frozenset", "collections.deque"))
 
 
@@ -184,7 +186,7 @@ def _enter(
         if all(type(item) in _SCALARS for item in node):
             result.extras[dotted(path)] = node
             return None, role
-        return ((str(index), item) for index, item in enumerate(node)), role
+        return _listed(node), role
     if kind is Call:
         if node.full in SCALAR:
             number = read_scalar(node)
@@ -204,7 +206,8 @@ def _enter(
                 result.extras[dotted(path)] = entries
                 return None, role
         result.extras[dotted(path)] = node
-        return _object_entries(node), role
+        packed = _packed(node)
+        return _object_entries(node) if packed is None else _listed(packed), role
     result.extras[dotted(path)] = node
     return None, role
 
@@ -241,7 +244,10 @@ def _spelled(node: Dict) -> Iterator[tuple[str, Any]]:
 
 
 def _module_entries(node: Call) -> Iterator[tuple[str, Any]]:
-    """What the module's state_dict would hold: parameters, persistent buffers, then its modules."""
+    """What the module's state_dict would hold: parameters, persistent buffers, then its modules.
+
+    Quantised layers put the tensors of their packed weights, a C++ object, between these.
+    """
     state = node.state
     hidden = state.get("_non_persistent_buffers_set")
     skipped = set()
@@ -252,6 +258,9 @@ def _module_entries(node: Call) -> Iterator[tuple[str, Any]]:
             yield name, value
     for name, value in _named(state["_buffers"]):
         if value is not None and name not in skipped:
+            yield name, value
+    for name, value in _named(state):
+        if type(value) is Call and value.full == _SCRIPT_OBJECT:
             yield name, value
     for name, value in _named(state["_modules"]):
         if value is not None:
@@ -272,6 +281,18 @@ def _note_module(node: Call, path: tuple[str, ...], result: Walked) -> None:
             result.notes["tensors that modules hold as plain attributes are not listed"] = None
 
 
+def _packed(node: Call) -> tuple[Any, ...] | None:
+    """What a C++ object gave to be pickled: the first of its state and its class."""
+    state = node.state
+    if node.full == _SCRIPT_OBJECT and type(state) is tuple and len(state) == 2:
+        return state[0] if type(state[0]) is tuple else None
+    return None
+
+
+def _listed(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((str(index), value) for index, value in enumerate(values))
+
+
 def _elements(node: Call) -> Iterator[Any]:
     """What a pickled set or deque holds."""
     for arg in node.args[:1]:
@@ -282,8 +303,7 @@ def _elements(node: Call) -> Iterator[Any]:
 
 def _object_entries(node: Call) -> Iterator[tuple[str, Any]]:
     """Everything that an unknown object was given, since tensors may be among it."""
-    for index, value in enumerate(node.args):
-        yield str(index), value
+    yield from _listed(node.args)
     if type(node.state) is Dict:
         yield from _named(node.state)
     elif isinstance(node.state, tuple) and len(node.state) == 2:
@@ -294,8 +314,7 @@ def _object_entries(node: Call) -> Iterator[tuple[str, Any]]:
                 yield "state", part
     elif node.state is not None:
         yield "state", node.state
-    for index, value in enumerate(node.items or ()):
-        yield str(index), value
+    yield from _listed(node.items or ())
     for index, (key, value) in enumerate(node.pairs or ()):
         plain = type(key) in _SCALARS or (
             isinstance(key, tuple) and all(type(item) in _SCALARS for item in key)
@@ -305,7 +324,7 @@ def _object_entries(node: Call) -> Iterator[tuple[str, Any]]:
 
 def _size(node: Any) -> int:
     if type(node) is Call:
-        inner: Iterable[Any] = node.state if type(node.state) is Dict else ()
+        inner: Iterable[Any] = node.state if type(node.state) is Dict else _packed(node) or ()
         return len(node.args) + len(node.items or ()) + len(node.pairs or ()) + len(list(inner))
     return len(node)
 
