@@ -33,11 +33,16 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Conv2DTranspose": ("transposed_conv", _CONV),
     "Conv3DTranspose": ("transposed_conv", _CONV),
     "Embedding": ("embedding", ("embeddings",)),
+    "ReversibleEmbedding": ("embedding", ("embeddings", "reverse_embeddings")),
     "BatchNormalization": ("norm", (*_NORM, "moving_mean", "moving_variance")),
     "LayerNormalization": ("norm", _NORM),
     "GroupNormalization": ("norm", _NORM),
     "RMSNormalization": ("norm", ("scale",)),
     "Normalization": ("norm", ("mean", "variance", "count")),
+    # A wrapper, which stores the kernel of its layer once more.
+    "SpectralNormalization": ("unknown", ("kernel", "vector_u")),
+    "Attention": ("attention", ("scale", "concat_score_weight")),
+    "AdditiveAttention": ("attention", ("scale",)),
     "MultiHeadAttention": ("attention", ()),
     "GroupedQueryAttention": ("attention", ()),
     "GroupQueryAttention": ("attention", ()),
@@ -61,14 +66,27 @@ PARTS = {
     "key_dense": "EinsumDense",
     "value_dense": "EinsumDense",
     "output_dense": "EinsumDense",
+    "_query_dense": "EinsumDense",
+    "_key_dense": "EinsumDense",
+    "_value_dense": "EinsumDense",
+    "_output_dense": "EinsumDense",
     "cell": "LSTMCell",
     "seed_generator": "SeedGenerator",
 }
+# What quantisation stores behind kernel and bias: of int8 the first, of int4 by blocks all three.
+_INTEGER = ("{0}_scale", "{0}_zero", "g_idx")
+_FLOAT8 = tuple(
+    f"{values}_{what}"
+    for values in ("inputs", "kernel", "outputs_grad")
+    for what in ("scale", "amax_history")
+)
+_QUANTISED = {"Dense": _CONV, "EinsumDense": _CONV, "Embedding": ("embeddings",)}
 # Which variables exist, where flags of the configuration say so: class -> {variable: flag}.
 _SWITCHES = {
     "BatchNormalization": {"gamma": "scale", "beta": "center"},
     "LayerNormalization": {"gamma": "scale", "beta": "center"},
     "GroupNormalization": {"gamma": "scale", "beta": "center"},
+    "Attention": {"scale": "use_scale"},
 }
 
 
@@ -106,6 +124,23 @@ def variable_names(
     elif switches and count != len(names):
         return None
     return list(names[:count]) if 0 < count <= len(names) else None
+
+
+def quantised_names(class_name: str | None, count: int, dtype: str | None) -> list[str] | None:
+    """Names of the variables of a quantised layer, None of any other; dtype: of the first of them.
+
+    A kernel of int8 has its scale behind it, an odd one of several is the bias. Source: Keras 3.15,
+    `variable_serialization_spec`.
+    """
+    own = _QUANTISED.get(class_name or "", ())
+    if dtype == "int8" and own:
+        has_bias = len(own) == 2 and count % 2 == 1
+        names = (*own[: 1 + has_bias], *(name.format(own[0]) for name in _INTEGER))
+        # Keras stores the zero points of blocks and their index together, or neither.
+        return list(names[:count]) if count - has_bias in (2, 4) else None
+    if own == _CONV and count in (len(_FLOAT8) + 1, len(_FLOAT8) + 2):
+        return [*own[: count - len(_FLOAT8)], *_FLOAT8]
+    return None
 
 
 def kind_of_class(class_name: str | None) -> str | None:

@@ -18,6 +18,7 @@ from wtool.dialects.keras_classes import (
     kind_of_class,
     kind_of_variable,
     layers_of,
+    quantised_names,
     to_snake_case,
     variable_names,
 )
@@ -28,6 +29,8 @@ from wtool.errors import MalformedInput, counted
 VARS = "vars"
 # The first component of a path that is no part of the model -> role of what is below.
 _ROLES = {"optimizer": "optimizer", "metrics": "other", "compile_metrics": "other"}
+# Layers whose variables are never learned; spectral normalisation repeats a kernel.
+_NOT_LEARNED = ("SeedGenerator", "SpectralNormalization")
 
 
 class Layer(NamedTuple):
@@ -79,7 +82,12 @@ def read_tensors(
     counts = Counter(dataset.path.rpartition("/")[0] for _, _, dataset in found)
     if len({dataset.path for _, _, dataset in found}) != len(found):
         raise MalformedInput("two shards hold the same variable")
-    layers = _Layers(stated, config)
+    firsts = {
+        dataset.path.rpartition("/")[0]: dataset.type.name
+        for _, _, dataset in found
+        if dataset.path.endswith("/0")
+    }
+    layers = _Layers(stated, config, firsts)
     tensors = []
     for path, file, dataset in found:
         name, layer, kind, role = layers.describe(dataset.path, counts)
@@ -92,15 +100,18 @@ def read_tensors(
 class _Layers:
     """Names and classes of the groups of one model."""
 
-    def __init__(self, stated: Mapping[str, str], config: Any) -> None:
+    def __init__(
+        self, stated: Mapping[str, str], config: Any, firsts: Mapping[str, str | None]
+    ) -> None:
         self.stated = stated
+        self.firsts = firsts  # element types of the first variables
         self.configured = {} if config is None else _by_group(config)
-        by_name: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-        for _, class_name, settings in layers_of(config):
-            if type(settings.get("name")) is str:
-                by_name.setdefault(settings["name"], []).append((class_name, settings))
+        layers = [row[1:] for row in layers_of(config)]
+        wrapped = [row[1:] for _, around in layers for row in layers_of(_wrapped(around))]
+        own = _by_name(layers)
+        inner = {name: rows for name, rows in _by_name(wrapped).items() if name not in own}
         # A name that two nested models use for different layers says nothing.
-        self.by_name = {name: rows[0] for name, rows in by_name.items() if len(rows) == 1}
+        self.by_name = {n: rows[0] for n, rows in {**inner, **own}.items() if len(rows) == 1}
 
     def describe(
         self, path: str, counts: Mapping[str, int]
@@ -123,8 +134,10 @@ class _Layers:
                 names.append(layer.name)
             if kind != "attention":  # its projections are dense layers of their own
                 kind = kind_of_class(layer.class_name) or kind
-        known = variable_names(layer.class_name, counts[folder], layer.config)
-        if layer.class_name == "SeedGenerator":
+        known = quantised_names(layer.class_name, counts[folder], self.firsts.get(folder))
+        if known is None:
+            known = variable_names(layer.class_name, counts[folder], layer.config)
+        if layer.class_name in _NOT_LEARNED:
             role = "other"
         variable = known[int(index)] if known and int(index) < len(known) else index
         owner = "/".join(names) or None
@@ -142,6 +155,23 @@ class _Layers:
         if name is None and last != "layers":
             name = last
         return Layer(name, class_name, config)
+
+
+_Row = tuple[str, Mapping[str, Any]]
+
+
+def _wrapped(settings: Mapping[str, Any]) -> Any:
+    """A model of the one layer that a wrapper like TimeDistributed is configured with."""
+    return {"class_name": "", "config": {"layers": [settings.get("layer")]}}
+
+
+def _by_name(layers: Iterable[_Row]) -> dict[str, list[_Row]]:
+    """Name -> (class name, configuration) of every layer of that name."""
+    found: dict[str, list[_Row]] = {}
+    for class_name, settings in layers:
+        if type(settings.get("name")) is str:
+            found.setdefault(settings["name"], []).append((class_name, settings))
+    return found
 
 
 def _by_group(config: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -47,7 +47,9 @@ BUFFER_LEAVES = _words(
     "scales qzeros g_idx zero_point zero_points weight_scale weight_scale_inv weight_zero_point "
     "weight_shape input_scale output_scale act_scale SCB absmax quant_map nested_absmax "
     "nested_quant_map min_val max_val fake_quant_enabled observer_enabled x_min x_max "
-    "input_min input_max output_min output_max weight_integer bias_integer"
+    "input_min input_max output_min output_max weight_integer bias_integer vector_u "
+    "kernel_scale kernel_zero kernel_amax_history embeddings_scale embeddings_zero inputs_scale "
+    "inputs_amax_history outputs_grad_scale outputs_grad_amax_history"
 )
 OTHER_LEAVES = _words(
     "global_step save_counter _CHECKPOINTABLE_OBJECT_GRAPH good_steps current_loss_scale"
