@@ -214,6 +214,21 @@ def test_an_object_array_is_refused_by_name_and_nothing_is_unpickled(tmp_path: P
         open_checkpoint(path)
 
 
+def test_arrays_of_text_and_dates_beside_tensors_are_left_out_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    labels = {"labels": np.array(["cat", "dog"]), "saved": np.array("2026-01-01", "M8[D]")}
+    np.savez(path, a=values("f4"), **labels)
+    checkpoint = open_checkpoint(path)
+    assert list(checkpoint.tensors) == ["a"]
+    assert checkpoint.notes == (
+        "'labels': array of text is not a tensor: left out",
+        "'saved': array of dates is not a tensor: left out",
+    )
+    np.savez(path, **labels)
+    with pytest.raises(UnsupportedError, match="tensor 'saved': array of dates is not"):
+        open_checkpoint(path)
+
+
 def test_a_member_that_is_no_array_is_left_out_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, a=values("f4"))

@@ -34,10 +34,15 @@ UNSUPPORTED = {
     "U": "text", "S": "byte strings", "a": "byte strings", "M": "dates", "m": "time spans",
     "V": "raw records", "f": "long doubles", "c": "long double complex numbers",
 }  # fmt: skip
+_NO_NUMBERS = frozenset("USaMm")
 _TOKEN = re.compile(
     r"[ \t\n\r\f]*(?:'(?P<single>[^'\\\n]*)'|\"(?P<double>[^\"\\\n]*)\"|(?P<number>0|[1-9][0-9]*)L?"
     r"|(?P<word>True|False)|(?P<mark>[{}\[\](),:]))"
 )
+
+
+class NoNumbers(UnsupportedError):
+    """The array is sound, and what it holds is no numbers: text, dates."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def _type_of(descr: str) -> tuple[str, bool]:
         return TYPES[code], order == ">"
     kind = UNSUPPORTED.get(code[:1])
     if kind and re.fullmatch(r"[0-9]{0,10}(\[[0-9A-Za-z]{1,8}\])?", code[1:]):
-        raise UnsupportedError(f"array of {kind} is not a tensor", found=repr(descr[:20]))
+        error = NoNumbers if code[0] in _NO_NUMBERS else UnsupportedError
+        raise error(f"array of {kind} is not a tensor", found=repr(descr[:20]))
     raise MalformedInput("unknown array type", found=repr(descr[:40]))
 
 

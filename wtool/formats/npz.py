@@ -1,7 +1,8 @@
 """NumPy `.npz`: a zip file of `.npy` members, stored or deflated, in the order of saving.
 
-A member "conv/kernel.npy" is the tensor "conv/kernel". Arrays of Python objects are refused by
-name. The archive's comment holds the facts of wtool's own conversions; NumPy does not look there.
+A member "conv/kernel.npy" is the tensor "conv/kernel". Arrays of text or dates beside tensors are
+left out with a note; arrays of Python objects are refused by name. The archive's comment holds the
+facts of wtool's own conversions; NumPy does not look there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def claims(probe: Probe) -> bool:
 def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     """Every array of the file; reads their headers only."""
     from wtool.dialects.numpy_arrays import read_array
+    from wtool.encodings.npy_header import NoNumbers
 
     refuse_root(root, "an .npz file")
     directory = probe.zip_directory
@@ -36,6 +38,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
     directory.check_headers()
     tensors = []
     notes: list[str] = []
+    no_numbers: WtoolError | None = None
     for member in directory.members.values():
         if not member.name.endswith(SUFFIX):
             notes.append(f"'{member.name}' is not an array: left out")
@@ -46,10 +49,16 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
             tensor, remarks = read_array(
                 directory.open(member), name, key=member.name, storage=storage
             )
+        except NoNumbers as error:
+            notes.append(f"'{name}': {error.message}: left out")
+            no_numbers = error.locate(tensor=name)
+            continue
         except WtoolError as error:
             raise error.locate(tensor=name) from error.__cause__
         tensors.append(tensor)
         notes.extend(remarks)
+    if no_numbers is not None and not tensors:
+        raise no_numbers
     facts = read_facts(directory.source)
     return build(probe.path, FORMAT.name, tensors, metadata=facts, notes=tuple(notes))
 
