@@ -120,6 +120,8 @@ def test_a_wrong_file_is_told_what_it_is(
     [
         ("model.onnx", b"\x08\x08\x12\x07pytorch\x1a\x05", "an ONNX model"),
         ("flax_model.msgpack", b"\x82\xa3abc\x01\xa3def\x02", "a Flax checkpoint"),
+        ("fingerprint.pb", b"\x08\x01\x12\x00", "a part of a SavedModel (name its folder"),
+        ("model.ckpt-5.meta", b"\n\xe3\x14\x12\xbc", "a TensorFlow checkpoint (name its prefix: model.ckpt-5)"),
         ("keras_metadata.pb", b"\x08\x01\x12\x00\xff\xff", "a part of a SavedModel (name its folder"),
         ("model.mlmodel", b"\x08\x07\x12\x00\xff\xff", "a model for another runtime (mlmodel)"),
         ("m.safetensors", b"\xff" * 20, "header too large"),

@@ -207,8 +207,11 @@ def _by_suffix(probe: Probe) -> None:
         rb"[\x81-\x8f][\xa4-\xa9](?:step|params|model)", probe.head
     ):
         _no(probe, "a Flax checkpoint (MessagePack)", later)
-    if name == "keras_metadata.pb":
+    if name in ("keras_metadata.pb", "fingerprint.pb"):
         _no(probe, "a part of a SavedModel", "name its folder")
+    if name.endswith(".meta") and probe.head.startswith(b"\n"):
+        prefix = os.path.splitext(probe.name)[0]
+        _no(probe, "the graph of a TensorFlow checkpoint", f"name its prefix: {shorten(prefix)}")
     if name.endswith((".pb", ".pbtxt")):
         _no(
             probe,
