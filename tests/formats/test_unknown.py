@@ -94,6 +94,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "control characters": (b"\x1b[2J\x07 not text \x00\x01", "found first bytes 1b 5b 32 4a"),
     "empty zip": (zip_bytes(), "an empty zip file"),
     "other zip": (zip_bytes("word/document.xml", "b", "c", "d", "e", "f", "g"), "'b', 'c', 'd', 'e', 'f', 'g' and 1 more"),
+    "torch.package": (zip_bytes("x/model/model.pkl", "x/.data/extern_modules"), "a package of torch.package (it is code"),
     "zip behind bytes": (b"#!/bin/sh\n" + zip_bytes("x/data.pkl"), "a zip file with other bytes in front"),
     "plain pickle": (pickle.dumps({"a": [1, 2]}), "a pickle that is not PyTorch's: found plain values only"),
     "protocol 0": (pickle.dumps({"a": np.float64(1)}, protocol=0), "a pickle that is not PyTorch's"),

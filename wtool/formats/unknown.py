@@ -140,6 +140,9 @@ def _zip(probe: Probe) -> None:
         _no(probe, "an empty zip file")
     if probe.zip_names:
         names = sorted(probe.zip_names)
+        if any(name.endswith("/.data/extern_modules") for name in names):
+            hint = "it is code with its weights: load it and save the model's state_dict"
+            _no(probe, "a package of torch.package", hint)
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
         shown = ", ".join(f"'{shorten(name, 60)}'" for name in names[:MAX_LISTED])
         _no(probe, "a zip file of something else", "unpack it first", f"{shown}{more}")
