@@ -151,3 +151,11 @@ def test_packed_weights_of_a_quantised_module_have_the_names_of_its_state_dict(t
     assert_same(found[f"{name}.1"], bias)
     inner = [tensor for tensor in found if tensor.name.startswith("1.")]
     assert [tensor.count for tensor in inner if tensor.dtype.name == "qint8"] == [8 * 4, 8 * 2]
+
+
+def test_a_compiled_module_has_the_names_of_its_state_dict(tmp_path):
+    inner = torch.compile(torch.nn.Linear(2, 3))
+    for module in (inner, torch.nn.Sequential(inner)):
+        torch.save(module, tmp_path / "module.pth")
+        found = open_checkpoint(tmp_path / "module.pth", root=".")
+        assert list(found.tensors) == list(module.state_dict())

@@ -34,6 +34,8 @@ _SCALARS = frozenset((str, ByteText, bytes, bytearray, int, float, complex, bool
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 # C++ objects; torch pickles what their __getstate__ gives, and the name of their class.
 _SCRIPT_OBJECT = "torch.ScriptObject"
+# Modules that are pickled as a call, and the name that their state dict has for its first argument.
+_FIRST_NAMES = {"torch._dynamo.eval_frame.OptimizedModule": "_orig_mod"}
 _ELEMENTS_OF = frozenset(("builtins.set", "builtins.frozenset", "collections.deque"))
 
 
@@ -303,7 +305,8 @@ def _elements(node: Call) -> Iterator[Any]:
 
 def _object_entries(node: Call) -> Iterator[tuple[str, Any]]:
     """Everything that an unknown object was given, since tensors may be among it."""
-    yield from _listed(node.args)
+    for index, value in enumerate(node.args):
+        yield _FIRST_NAMES.get(node.full, "0") if index == 0 else str(index), value
     if type(node.state) is Dict:
         yield from _named(node.state)
     elif isinstance(node.state, tuple) and len(node.state) == 2:
