@@ -16,6 +16,10 @@ from keras import layers  # noqa: E402
 # Layer -> shape of an input of it; None for a layer that takes two.
 LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...] | None]] = {
     "time distributed": (lambda: layers.TimeDistributed(layers.Dense(3, name="inside")), (5, 4)),
+    "distributed model": (
+        lambda: layers.TimeDistributed(keras.Sequential([layers.Dense(3), layers.Dense(2)])),
+        (5, 4),
+    ),
     "bidirectional": (lambda: layers.Bidirectional(layers.GRU(3, name="inside")), (5, 4)),
     "attention": (lambda: layers.Attention(use_scale=True), None),
     "scored attention": (lambda: layers.Attention(score_mode="concat"), None),

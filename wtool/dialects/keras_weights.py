@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from wtool.checkpoint import Tensor
@@ -106,12 +107,12 @@ class _Layers:
         self.stated = stated
         self.firsts = firsts  # element types of the first variables
         self.configured = {} if config is None else _by_group(config)
-        layers = [row[1:] for row in layers_of(config)]
-        wrapped = [row[1:] for _, around in layers for row in layers_of(_wrapped(around))]
-        own = _by_name(layers)
-        inner = {name: rows for name, rows in _by_name(wrapped).items() if name not in own}
+        by_name: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for _, class_name, settings in layers_of(config):
+            if type(settings.get("name")) is str:
+                by_name.setdefault(settings["name"], []).append((class_name, settings))
         # A name that two nested models use for different layers says nothing.
-        self.by_name = {n: rows[0] for n, rows in {**inner, **own}.items() if len(rows) == 1}
+        self.by_name = {name: rows[0] for name, rows in by_name.items() if len(rows) == 1}
 
     def describe(
         self, path: str, counts: Mapping[str, int]
@@ -157,27 +158,11 @@ class _Layers:
         return Layer(name, class_name, config)
 
 
-_Row = tuple[str, Mapping[str, Any]]
-
-
-def _wrapped(settings: Mapping[str, Any]) -> Any:
-    """A model of the one layer that a wrapper like TimeDistributed is configured with."""
-    return {"class_name": "", "config": {"layers": [settings.get("layer")]}}
-
-
-def _by_name(layers: Iterable[_Row]) -> dict[str, list[_Row]]:
-    """Name -> (class name, configuration) of every layer of that name."""
-    found: dict[str, list[_Row]] = {}
-    for class_name, settings in layers:
-        if type(settings.get("name")) is str:
-            found.setdefault(settings["name"], []).append((class_name, settings))
-    return found
-
-
 def _by_group(config: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Path of a group -> (class name, configuration), for the layers of functional models.
 
-    Keras numbers the layers of one class in the order of the model: dense, dense_1, ...
+    Keras numbers the layers of one class in the order of the model: dense, dense_1, ... What a
+    TimeDistributed or another wrapper holds is its `layer`.
     """
     groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
     prefixes: dict[tuple[str, ...], str] = {(): ""}
@@ -191,6 +176,9 @@ def _by_group(config: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
         used[prefix, snake] += 1
         group = f"{prefix}layers/{snake}{f'_{number}' if number else ''}"
         groups[group] = (class_name, settings)
+        wrapped = {"class_name": "", "config": {"layers": [settings.get("layer")]}}
+        for _, inner, own in islice(layers_of(wrapped), 1):
+            groups[f"{group}/layer"] = inner, own
         name = settings.get("name")
         if type(name) is str:
             prefixes[(*around, name)] = f"{group}/"
