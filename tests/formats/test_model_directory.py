@@ -85,6 +85,13 @@ def test_a_pytorch_file_is_the_model(name: str, tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path).notes[0] == f"opened {name}"
 
 
+def test_parts_of_ranks_are_no_models_of_their_own(tmp_path: Path) -> None:
+    for rank in (1, 2):
+        save(tmp_path, f"shard-0000{rank}-model-00001-of-00001.safetensors")
+    with pytest.raises(UnknownFormat, match="the parts of 2 ranks of torch"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "listed"),
     [

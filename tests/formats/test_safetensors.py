@@ -165,6 +165,14 @@ def test_unknown_fields_are_noted(tmp_path: Path) -> None:
     assert checkpoint.notes == ("1 tensor has fields that the format lacks, first 'a': ignored",)
 
 
+def test_parts_that_one_rank_of_torch_distributed_saved_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00002-model-00001-of-00001.safetensors"
+    metadata = {"DCP_VERSION": "1.0", "DCP_SHARDING_INFO": '{"w": {"saved_offsets": [4, 0]}}'}
+    safetensors.torch.save_file({"w": torch.ones(3, 5)}, path, metadata)
+    (note,) = open_checkpoint(path).notes
+    assert note.startswith("saved by torch.distributed: tensors may be the parts that one rank had")
+
+
 def test_metadata_that_names_a_kept_tensor_gives_the_removed_name_as_an_alias(
     tmp_path: Path,
 ) -> None:

@@ -47,6 +47,8 @@ WEIGHT_SUFFIXES = (
 )
 # What a training run keeps beside its model.
 TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
+# What HuggingFaceStorageWriter of torch.distributed writes, a file for each rank.
+RANK_NAME = re.compile(r"shard-\d{5}-.+\.safetensors")
 SHARD_NAME = re.compile(r"(.+?)[-_]\d{5}(-of-\d{5})?(\.weights)?\.(safetensors|bin|h5)")
 
 
@@ -113,6 +115,13 @@ def choose(path: str, names: Sequence[str]) -> tuple[str, list[str]]:
             path=path,
             found=f"{candidates[0]}, ...",
             hint="fetch the .index.json file",
+        )
+    if all(RANK_NAME.fullmatch(name) for name in candidates):
+        raise UnknownFormat(
+            f"the folder holds the parts of {len(candidates)} ranks of torch.distributed",
+            path=path,
+            found=f"{candidates[0]}, ...",
+            hint="join them with torch's consolidate_safetensors_files",
         )
     shown = ", ".join(candidates[:MAX_LISTED])
     more = f" and {len(candidates) - MAX_LISTED} more" if len(candidates) > MAX_LISTED else ""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 JSON_WHITESPACE = b" \t\r\n"
 # `{"format": "pt"}` says which framework wrote the file, whatever a tensor may be called.
 WRITER_KEYS = frozenset({"format"})
+# What torch.distributed writes in each of its files: where the tensors in it begin in the whole.
+PARTS_KEY = "DCP_SHARDING_INFO"
 
 
 def claims(probe: Probe) -> bool:
@@ -49,7 +51,7 @@ def open_file(probe: Probe, root: str | None = None) -> Checkpoint:
         FORMAT.name,
         [*tensors, *aliases],
         metadata=header.metadata,
-        notes=(*unknown_field_notes(header), *alias_notes(aliases)),
+        notes=(*unknown_field_notes(header), *part_notes(header), *alias_notes(aliases)),
     )
 
 
@@ -76,6 +78,16 @@ def unknown_field_notes(header: Header) -> tuple[str, ...]:
         return ()
     tensors = counted(len(names), "tensor has", "tensors have")
     return (f"{tensors} fields that the format lacks, first '{names[0]}': ignored",)
+
+
+def part_notes(header: Header) -> tuple[str, ...]:
+    """A note where the file is one rank's, whose tensors are parts in their own shapes."""
+    if PARTS_KEY not in header.metadata:
+        return ()
+    return (
+        "saved by torch.distributed: tensors may be the parts that one rank had; "
+        "torch's consolidate_safetensors_files joins them",
+    )
 
 
 def alias_tensors(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[Tensor]:
