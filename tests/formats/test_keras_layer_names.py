@@ -16,6 +16,10 @@ from keras import layers  # noqa: E402
 # Layer -> shape of an input of it; None for a layer that takes two.
 LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...] | None]] = {
     "time distributed": (lambda: layers.TimeDistributed(layers.Dense(3, name="inside")), (5, 4)),
+    "twice distributed": (
+        lambda: layers.TimeDistributed(layers.TimeDistributed(layers.Dense(3))),
+        (2, 5, 4),
+    ),
     "distributed model": (
         lambda: layers.TimeDistributed(keras.Sequential([layers.Dense(3), layers.Dense(2)])),
         (5, 4),
@@ -92,10 +96,14 @@ def test_scales_of_a_quantised_layer_are_no_biases(tmp_path, mode, has_bias, suf
         np.testing.assert_array_equal(tensor.load(), stored)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_scales_of_a_quantised_embedding_are_named(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("Embedding", "int8"), ("Embedding", "int4"), ("ReversibleEmbedding", "int8")],
+)
+def test_scales_of_a_quantised_embedding_are_named(tmp_path, mode, kind):
     keras.utils.clear_session()
-    model = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(6, 256)])
+    made = getattr(layers, kind)(6, 256)
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), made])
     model.quantize(mode)
     model.save_weights(tmp_path / "m.weights.h5")
     assert stored_names(tmp_path / "m.weights.h5") == names_of(model)

@@ -80,7 +80,12 @@ _FLOAT8 = tuple(
     for values in ("inputs", "kernel", "outputs_grad")
     for what in ("scale", "amax_history")
 )
-_QUANTISED = {"Dense": _CONV, "EinsumDense": _CONV, "Embedding": ("embeddings",)}
+_QUANTISED = {
+    "Dense": _CONV,
+    "EinsumDense": _CONV,
+    "Embedding": ("embeddings",),
+    "ReversibleEmbedding": ("embeddings",),
+}
 # Which variables exist, where flags of the configuration say so: class -> {variable: flag}.
 _SWITCHES = {
     "BatchNormalization": {"gamma": "scale", "beta": "center"},
@@ -136,8 +141,10 @@ def quantised_names(class_name: str | None, count: int, dtype: str | None) -> li
     if dtype == "int8" and own:
         has_bias = len(own) == 2 and count % 2 == 1
         names = (*own[: 1 + has_bias], *(name.format(own[0]) for name in _INTEGER))
-        # Keras stores the zero points of blocks and their index together, or neither.
-        return list(names[:count]) if count - has_bias in (2, 4) else None
+        # Keras stores the zero points of blocks and their index together, or neither; four of a
+        # reversible embedding may be two tables as well.
+        sizes = (2,) if class_name == "ReversibleEmbedding" else (2, 4)
+        return list(names[:count]) if count - has_bias in sizes else None
     if own == _CONV and count in (len(_FLOAT8) + 1, len(_FLOAT8) + 2):
         return [*own[: count - len(_FLOAT8)], *_FLOAT8]
     return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from wtool.checkpoint import Tensor
@@ -176,13 +175,24 @@ def _by_group(config: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
         used[prefix, snake] += 1
         group = f"{prefix}layers/{snake}{f'_{number}' if number else ''}"
         groups[group] = (class_name, settings)
-        wrapped = {"class_name": "", "config": {"layers": [settings.get("layer")]}}
-        for _, inner, own in islice(layers_of(wrapped), 1):
-            groups[f"{group}/layer"] = inner, own
+        groups.update(_wrapped(group, settings))
         name = settings.get("name")
         if type(name) is str:
             prefixes[(*around, name)] = f"{group}/"
     return groups
+
+
+def _wrapped(
+    group: str, settings: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, Mapping[str, Any]]]]:
+    """(path of its group, (class name, configuration)) of what a wrapper holds, and so on."""
+    while True:
+        held = {"class_name": "", "config": {"layers": [settings.get("layer")]}}
+        first = next(layers_of(held), None)
+        if first is None:
+            return
+        group, settings = f"{group}/layer", first[2]
+        yield group, first[1:]
 
 
 def _make_unique(tensors: list[Tensor]) -> tuple[str, ...]:
