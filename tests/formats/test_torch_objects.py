@@ -159,3 +159,15 @@ def test_a_compiled_module_has_the_names_of_its_state_dict(tmp_path):
         torch.save(module, tmp_path / "module.pth")
         found = open_checkpoint(tmp_path / "module.pth", root=".")
         assert list(found.tensors) == list(module.state_dict())
+
+
+def test_tensors_in_plain_attributes_of_a_module_are_noted(tmp_path):
+    noted = ("tensors that modules hold as plain attributes are not listed",)
+    for held in (VALUES, [VALUES], {"a": VALUES}):
+        module = torch.nn.Linear(2, 3)
+        module.anchors = held
+        torch.save(module, tmp_path / "module.pth")
+        found = open_checkpoint(tmp_path / "module.pth")
+        assert (list(found.tensors), found.notes) == (["weight", "bias"], noted)
+    torch.save(torch.nn.LSTM(2, 3), tmp_path / "module.pth")  # _flat_weights are its parameters
+    assert open_checkpoint(tmp_path / "module.pth").notes == ()

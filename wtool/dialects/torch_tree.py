@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from wtool.checkpoint import Tensor
@@ -25,6 +26,8 @@ MAX_DEPTH = 1000
 # Entries of shared containers that are walked again. Modules are shared a few times, not thousands.
 MAX_REPEATS = 200_000
 MAX_NAME_CHARACTERS = 64 << 10
+# Elements of a module's plain attribute that are looked at for tensors.
+MAX_ATTRIBUTES = 1000
 # All names together, and 8 bytes for each key of a path: a long key above many entries multiplies.
 MAX_ALL_NAME_CHARACTERS = 100 << 20
 KEY_CHARACTERS = 9
@@ -273,14 +276,30 @@ def _note_module(node: Call, path: tuple[str, ...], result: Walked) -> None:
     """The class of a module and its plain attributes are evidence of what the layer is."""
     if node.full:
         result.extras[dotted((*path, "__class__"))] = node.full
+    tables = (node.state[key].values() for key in ("_parameters", "_buffers"))
+    known = {id(value) for table in tables for value in table}
     for key, value in node.state.items():
         plain = type(value) in _SCALARS or (
             isinstance(value, tuple) and all(type(item) in _SCALARS for item in value)
         )
         if plain and isinstance(key, str) and not key.startswith("_"):
             result.extras[dotted((*path, key))] = value
-        elif type(value) is Call and value.full.startswith("torch._utils._rebuild_"):
+        elif key not in _MODULE_TABLES and _holds_tensors(value, known):
             result.notes["tensors that modules hold as plain attributes are not listed"] = None
+
+
+def _holds_tensors(value: Any, known: set[int]) -> bool:
+    """Whether a value is a tensor, or a container of some, that is not among those `known`."""
+    values: Iterable[Any] = (value,)
+    if type(value) is Dict:
+        values = value.values()
+    elif isinstance(value, list | tuple):
+        values = value
+    return any(
+        type(item) is Call and item.full.startswith("torch._utils._rebuild_")
+        for item in islice(values, MAX_ATTRIBUTES)
+        if id(item) not in known
+    )
 
 
 def _packed(node: Call) -> tuple[Any, ...] | None:
