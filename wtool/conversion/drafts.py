@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.dense_axes import OPEN, stored_in_out
-from wtool.conversion.inference import Match, Pairing, in_stored_order, pair_units
+from wtool.conversion.inference import Match, Pairing, in_model_order, in_stored_order, pair_units
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
 from wtool.conversion.norm_options import norm_options
@@ -70,7 +70,7 @@ def propose(
     )
     layouts: dict[str, tuple[str, Options]] = {pair.a: (pair.kind, pair.options) for pair in same}
     axes = stored_in_out(units_a)
-    is_ordered = in_stored_order(a)
+    is_ordered = in_model_order(a)
     behind = after_flatten(units_a, ordered=is_ordered)
     before = before_pictures(units_a, ordered=is_ordered)
     facts = facts_of(b)

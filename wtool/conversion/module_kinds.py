@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.conversion.dense_axes import CONV1D_NAMES, stored_in_out
-from wtool.conversion.inference import in_stored_order
+from wtool.conversion.inference import in_model_order
 from wtool.conversion.keras_facts import Ordered, facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_rules import KINDS, NORMS
@@ -102,10 +102,15 @@ class KindFinder:
         modules = modules_of(source)
         units = cut(source)
         self.widths = produced_widths(units)
-        is_ordered = in_stored_order(source)
-        self.behind = after_flatten(units, ordered=is_ordered)
-        self.before = before_pictures(units, ordered=is_ordered)
         torch_units = units if is_torch else [] if template is None else cut(template)
+        is_ordered = in_model_order(source)
+        suspected = units
+        if not is_ordered and torch_units and template is not None and in_model_order(template):
+            is_ordered, suspected = True, torch_units
+        self.behind, self.before = (
+            {label.replace(".", "/") for label in find(suspected, ordered=is_ordered)}
+            for find in (after_flatten, before_pictures)
+        )
         self.axes = stored_in_out(torch_units)
         self.has_conv = any(
             len(t.shape) > 2 and leaf in ("weight", "kernel", "depthwise_kernel")
@@ -254,14 +259,15 @@ class KindFinder:
         """The kind of a layer of vectors that may have been pictures, or become some; as the
         configuration states it, else open where that may be.
         """
+        slashed = path.replace(".", "/")
         if found.kind in NORMS:
-            options = self._norm_options(path.replace(".", "/"), members)
+            options = self._norm_options(slashed, members)
             if isinstance(options, str):
                 return options
             found = replace(found, options=options)
         tensor = next(members[leaf] for leaf in (*_TELLING, UNNAMED) if leaf in members)
         shape = tensor.shape[::-1] if self.is_torch else tensor.shape
-        stated = ordered_kind(self.facts, path.replace(".", "/"), found.kind, shape)
+        stated = ordered_kind(self.facts, slashed, found.kind, shape)
         if stated.problem:
             return stated.problem
         if found.kind == "linear":
@@ -270,9 +276,9 @@ class KindFinder:
                 return "may be GPT-2's Conv1D, which is stored (in, out)"
             if in_out and stated.kind == "linear":
                 found, stated = replace(found, kind="conv1d_linear"), Ordered("conv1d_linear")
-            suspect = path in self.behind or (self.has_conv and shape[0] not in self.widths)
+            suspect = slashed in self.behind or (self.has_conv and shape[0] not in self.widths)
             asked = [_FLATTEN] if suspect and not stated.inputs else []
-            asked += [_RESHAPE] if path in self.before and not stated.outputs else []
+            asked += [_RESHAPE] if slashed in self.before and not stated.outputs else []
             if asked:
                 return ", or ".join(asked) + ": give a mapping with chw, or assume linear"
         evidence = "; ".join(text for text in (found.evidence, stated.evidence) if text)

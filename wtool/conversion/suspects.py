@@ -67,11 +67,12 @@ def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
 
     Their number is a multiple of a convolution's channels, and no other layer gives so many: or the
     layer just before, where the units are `ordered` as the model defines them, is a convolution of
-    fewer channels.
+    fewer channels. Where they are not, layers that depend on each other explain nothing.
     """
     channels = {c for unit in units for c in _channels_out(unit)}
     widths = produced_widths(units)
     is_joined = _joins(units)
+    circular = set() if ordered else _circular(units)
     found = set()
     for place, unit in enumerate(units):
         for wide, _ in _sizes(unit):
@@ -80,7 +81,7 @@ def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
                 before = (units[i] for i in range(place - 1, -1, -1))
                 near = _near(before, 0 if is_joined(wide) else wide)
             multiple = any(wide % c == 0 and wide != c for c in channels if c > 1)
-            explained = bool(widths.get(wide, set()) - {unit.label})
+            explained = bool(widths.get(wide, set()) - {unit.label} - circular)
             if _may_hold(wide, near, _channels_out) or (multiple and not explained):
                 found.add(unit.label)
     return found
@@ -92,18 +93,43 @@ def before_pictures(units: Sequence[Unit], *, ordered: bool) -> set[str]:
     Their number is a multiple of the channels that the layer just behind takes, where the units
     are `ordered`; or of channels that a convolution takes and no layer gives, while none takes all.
     """
-    taken = {wide for unit in units for wide, _ in _sizes(unit)}
     is_joined = _joins(units)
     made_up = {width for width in _made_up_channels(units) if not is_joined(width)}
+    circular = set() if ordered else _circular(units)
+    taken = {wide for unit in units if unit.label not in circular for wide, _ in _sizes(unit)}
+    given = _given_widths(units)
+    channels = {
+        c for unit in units for c in _channels_in(unit) if c > _GIVEN_CHANNELS or c in given
+    }
     found = set()
     for place, unit in enumerate(units):
         for _, long in _sizes(unit):
             behind = (units[i] for i in range(place + 1, len(units)))
             near = _near(behind, long) if ordered else None
-            multiple = any(long % c == 0 and long != c for c in made_up)
+            possible = channels if unit.label in circular else made_up
+            multiple = any(long % c == 0 and long != c for c in possible)
             if _may_hold(long, near, _channels_in) or (multiple and long not in taken):
                 found.add(unit.label)
     return found
+
+
+def _circular(units: Sequence[Unit]) -> set[str]:
+    """Labels of dense layers whose inputs only such layers explain as depend on them, as the two
+    ends of an autoencoder explain each other.
+    """
+    widths = produced_widths(units)
+    dense = {unit.label: {wide for wide, _ in _sizes(unit)} for unit in units}
+    left = {label for label, wides in dense.items() if wides}
+    while True:
+        found = {
+            label
+            for label in left
+            if all(widths.get(wide, set()) - {label} <= left for wide in dense[label])
+            and any(widths.get(wide, set()) - {label} for wide in dense[label])
+        }
+        if found == left:
+            return found
+        left = found
 
 
 def _sizes(unit: Unit) -> Iterator[tuple[int, int]]:

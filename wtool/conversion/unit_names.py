@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from wtool.conversion.name_laws import normal_form
+from wtool.conversion.units import split_direction
 
 if TYPE_CHECKING:
     from wtool.conversion.units import Unit
 
 # Words and numbers of a name, in order.
 Form = tuple[str, ...]
-_CELLS = {"lstm_cell", "gru_cell", "simple_rnn_cell", "cell"}
 
 
 def forms_of(units: Mapping[str, Unit], form: Callable[[Unit], Form]) -> dict[Form, list[str]]:
@@ -57,10 +57,5 @@ def keras_form(unit: Unit) -> Form:
     """Of a unit of a Keras or TensorFlow checkpoint; a cell says its direction."""
     if "recurrent_kernel" not in unit.members:
         return normal_form(unit.path)
-    parts = unit.path.split("/")
-    if len(parts) > 1 and parts[-1] in _CELLS:
-        parts.pop()
-    direction = "forward"
-    if len(parts) > 1 and parts[-1].startswith(("forward", "backward")):
-        direction = parts.pop().partition("_")[0]
-    return (*normal_form("/".join(parts)), direction)
+    path, direction = split_direction(unit.path)
+    return (*normal_form(path), direction or "forward")

@@ -17,7 +17,8 @@ from wtool.layers.names import split_leaf
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
-# What a unit may be: a kind of the layer rules (or "raw"), and the shape that tells it apart.
+# What a unit may be: a kind of the layer rules (or "raw"), and the shape that tells it apart; of a
+# recurrent cell whether it reads backwards, and the shape.
 Trait = tuple[str, tuple[int, ...]]
 
 # Kind -> pairs of leaves (torch, the names it goes by in Keras and TensorFlow).
@@ -40,6 +41,7 @@ LEAVES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 _RECURRENT_LEAF = re.compile(r"(?:weight|bias)_(?:ih|hh)(_l\d+)?(_reverse)?")
 _ATTENTION_PARTS = ("query", "key", "value", "attention_output")
 _GATES = {4: "lstm", 3: "gru", 1: "rnn"}
+_CELLS = ("lstm_cell", "gru_cell", "simple_rnn_cell", "cell")
 # Roles of tensors that no mapping pairs.
 _STATE = ("optimizer", "ema", "other")
 _COUNTERS = ("num_batches_tracked",)
@@ -189,7 +191,7 @@ def _torch_cell_traits(members: Mapping[str, Tensor], cell: str) -> frozenset[Tr
     gates, rest = divmod(hidden[0], hidden[1])
     if rest or gates not in _GATES:
         return frozenset()
-    return frozenset({(_GATES[gates], (inputs[1], hidden[1]))})
+    return frozenset({(_GATES[gates], ("_reverse" in cell, inputs[1], hidden[1]))})
 
 
 def _torch_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
@@ -228,7 +230,7 @@ def _torch_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
 
 
 def _keras_units(module: str, members: Mapping[str, Tensor], number: int) -> list[Unit]:
-    traits = _keras_traits(members)
+    traits = _keras_traits(module, members)
     recurrent = {"kernel", "recurrent_kernel", "bias"}
     kinds = {kind for kind, _ in traits}
     known = {leaf for kind in kinds & set(LEAVES) for _, ls in LEAVES[kind] for leaf in ls}
@@ -242,11 +244,24 @@ def _keras_units(module: str, members: Mapping[str, Tensor], number: int) -> lis
     return units + _raw_units(alone, number + len(units))
 
 
-def _keras_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
+def split_direction(path: str) -> tuple[str, str]:
+    """(path without the cell and the direction, "forward", "backward" or "") of a Keras cell."""
+    parts = path.split("/")
+    if len(parts) > 1 and parts[-1] in _CELLS:
+        parts.pop()
+    direction = ""
+    if len(parts) > 1 and parts[-1].startswith(("forward", "backward")):
+        direction = parts.pop().partition("_")[0]
+    return "/".join(parts), direction
+
+
+def _keras_traits(module: str, members: Mapping[str, Tensor]) -> frozenset[Trait]:
     if "recurrent_kernel" in members and "kernel" in members:
         inputs, hidden = _shape(members, "kernel"), _shape(members, "recurrent_kernel")
         gates = hidden[1] // max(hidden[0], 1) if len(hidden) == len(inputs) == 2 else 0
-        return frozenset({(_GATES[gates], (inputs[0], hidden[0]))} if gates in _GATES else ())
+        if gates not in _GATES:
+            return frozenset()
+        return frozenset((_GATES[gates], (way, inputs[0], hidden[0])) for way in _ways(module))
     if "moving_mean" in members:
         return frozenset({("batchnorm", _shape(members, "moving_mean"))})
     if "gamma" in members and "beta" in members:
@@ -274,6 +289,14 @@ def _keras_traits(members: Mapping[str, Tensor]) -> frozenset[Trait]:
         return frozenset()
     kinds = _CONVOLUTIONS.get(members["kernel"].kind or "", ("conv", "conv_transpose"))
     return frozenset((kind, shape) for kind in kinds)
+
+
+def _ways(module: str) -> tuple[bool, ...]:
+    """Whether the cell reads backwards, as Keras names the two layers of a Bidirectional; either
+    where the name does not tell.
+    """
+    _, direction = split_direction(module)
+    return (direction == "backward",) if direction else (False, True)
 
 
 def _raw_units(tensors: list[Tensor], number: int) -> list[Unit]:
