@@ -101,7 +101,11 @@ def _kernel(books: Books, instance: Instance, torch: Members, keras: Members) ->
 
 def _norm(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:
     alone = any(split_leaf(tensor.name)[1] == UNNAMED for tensor in keras.values())
-    return "whether its one vector is scale or shift is in no file" if alone else None
+    if alone:
+        return "whether its one vector is scale or shift is in no file"
+    shape = _left_shape(instance)
+    turned = len(shape) > 1 and len(set(shape)) == 1
+    return "its axes are of one length, and fit in another order too" if turned else None
 
 
 def _gru(books: Books, instance: Instance, torch: Members, keras: Members) -> str | None:

@@ -15,7 +15,15 @@ from wtool.conversion.inference import Match, Pairing, in_model_order, in_stored
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
 from wtool.conversion.norm_options import norm_options
-from wtool.conversion.suspects import AFTER, BEFORE, EITHER, after_flatten, before_pictures
+from wtool.conversion.suspects import (
+    AFTER,
+    AXES,
+    BEFORE,
+    EITHER,
+    after_flatten,
+    before_pictures,
+    has_turned_axes,
+)
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
@@ -101,6 +109,9 @@ def propose(
                 after = match.a.label in behind and not stated.inputs
                 ahead = match.a.label in before and not stated.outputs
                 why = EITHER if after and ahead else AFTER if after else BEFORE if ahead else ""
+            if kind in NORMS and not why:
+                turned = has_turned_axes(_telling_shape(match.b), units_b, is_given=True)
+                why = AXES if turned else ""
             if why:
                 undecided[match.a.label] = why
     return Proposal(a, b, pairing, layouts, undecided, evidence, accept_ordered)

@@ -19,7 +19,13 @@ from wtool.conversion.keras_facts import Ordered, facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_rules import KINDS, NORMS
 from wtool.conversion.norm_options import UNNAMED, WHICH, is_unnamed, norm_options
-from wtool.conversion.suspects import after_flatten, before_pictures, produced_widths
+from wtool.conversion.suspects import (
+    AXES,
+    after_flatten,
+    before_pictures,
+    has_turned_axes,
+    produced_widths,
+)
 from wtool.conversion.units import cut
 from wtool.errors import UsageError
 from wtool.layers.names import split_leaf
@@ -101,6 +107,7 @@ class KindFinder:
         self.stated = template if is_torch else source
         modules = modules_of(source)
         units = cut(source)
+        self.units = units
         self.widths = produced_widths(units)
         torch_units = units if is_torch else [] if template is None else cut(template)
         is_ordered = in_model_order(source)
@@ -270,6 +277,8 @@ class KindFinder:
         stated = ordered_kind(self.facts, slashed, found.kind, shape)
         if stated.problem:
             return stated.problem
+        if found.kind in NORMS and has_turned_axes(shape, self.units, is_given=self.has_template):
+            return AXES
         if found.kind == "linear":
             in_out = self.axes.get(path if self.is_torch else path.replace("/", "."), False)
             if in_out is None:

@@ -17,6 +17,10 @@ EITHER = (
     "give [const] chw, or values"
 )
 SUSPICIONS = (AFTER, BEFORE, EITHER)
+AXES = (
+    "a norm over axes that may be those of pictures, (C, H, W) in PyTorch and (H, W, C) in Keras: "
+    'give a [[rule]] with op = ["permute 1 2 0"] for each vector, or assume layernorm'
+)
 # A norm is as wide as what it is given: it explains no width.
 _NORMS = ("batchnorm", "layernorm", "rmsnorm", "prelu")
 _RECURRENT = ("lstm", "gru", "rnn")
@@ -111,6 +115,16 @@ def before_pictures(units: Sequence[Unit], *, ordered: bool) -> set[str]:
             if _may_hold(long, near, _channels_in) or (multiple and long not in taken):
                 found.add(unit.label)
     return found
+
+
+def has_turned_axes(shape: Sequence[int], units: Sequence[Unit], *, is_given: bool) -> bool:
+    """Whether the elements of a norm of that shape may lie in another order of axes.
+
+    is_given: whether the other side's shape is known, which then tells axes of other lengths.
+    """
+    if len(shape) < 2 or (is_given and len(set(shape)) > 1):
+        return False
+    return any(_channels_out(unit) for unit in units)
 
 
 def _circular(units: Sequence[Unit]) -> set[str]:
