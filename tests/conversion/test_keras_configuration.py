@@ -290,6 +290,20 @@ def test_the_bias_states_how_a_gru_resets_where_no_configuration_does(
     }
 
 
+def test_a_gru_without_a_bias_or_a_configuration_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for after in (False, True):
+        _, _, path, fresh = gru_files(tmp_path, ".weights.h5", after=after, bias=False)
+        arguments = [path, str(tmp_path / "m.pth"), "--to", "torch", "--like", fresh]
+        assert run(["convert", *arguments]) == 4
+        assert "no file says if it resets before or after" in capsys.readouterr().err
+        draft = tmp_path / "draft.toml"
+        rows = wtool.map(path, fresh, save=str(draft), force=True).rows
+        assert {row["grade"] for row in rows if row["kind"] == "gru"} == {"ambiguous"}
+        assert '# kind = "gru"' in draft.read_text()
+
+
 def flattened_input(k: Any) -> Any:
     L = k.layers
     return chain(k, PICTURE, L.Flatten(), L.Dense(7, name="fc"))

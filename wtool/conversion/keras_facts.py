@@ -20,6 +20,10 @@ from wtool.encodings import strict_json
 from wtool.errors import WtoolError
 
 CONFIG = "model_config"
+RESET = (
+    "has no bias, and no file says if it resets before or after the matrix product: give the "
+    ".keras file, or a mapping file that calls it gru where it is reset_after=True"
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def ordered_kind(
     path: of the module. shape: of its kernel, or of one of a norm's vectors. bias: of its bias.
     """
     if kind == "gru":
-        return Ordered(kind, {}, against_torch_gru(facts, path, bias))
+        is_open = not bias and facts.resets_after(path) is None
+        return Ordered(kind, {}, against_torch_gru(facts, path, bias) or (RESET if is_open else ""))
     if kind in NORMS and shape:
         found = _with_order(kind, kind, facts.permuted(path, shape[-1]), "its elements")
         return found if found.options else replace(found, evidence="")
