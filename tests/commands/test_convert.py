@@ -317,3 +317,11 @@ def test_a_target_that_is_no_file_is_refused(tmp_path, monkeypatch, capsys, targ
     assert run(["convert", str(FIXTURES / "digits-cnn.pth"), target]) == 5
     assert f"{target}: cannot write{reason}\n" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_dash_is_no_file_to_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for container in ([], ["--container", "safetensors"]):
+        assert run(["convert", str(FIXTURES / "digits-cnn.pth"), "-", *container]) == 2
+        assert "a model is written to a file, not to standard output" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

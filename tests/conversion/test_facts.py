@@ -312,3 +312,26 @@ def test_the_same_conversion_gives_the_same_bytes(suffix: str, tmp_path: Path) -
         assert facts(target)["wtool.mapping"] == "topics"
         made.append(target.read_bytes())
     assert made[0] == made[1]
+
+
+def test_hugging_face_is_told_whose_names_a_safetensors_file_has(tmp_path: Path) -> None:
+    from torchvision_on_cpu import load_torchvision
+
+    load_torchvision()
+    from transformers.modeling_utils import load_state_dict
+
+    topics = mapping(tmp_path)
+    source, made = str(FIXTURES / "topics-rnn.weights.h5"), tmp_path / "made.safetensors"
+    ours, via = str(tmp_path / "ours.safetensors"), str(tmp_path / "via.pth")
+    wtool.convert(source, str(made), map=topics, to="torch")
+    # A file that says it is TensorFlow's becomes PyTorch's, and a PyTorch file keeps its facts.
+    wtool.convert(str(FIXTURES / "topics-rnn.pth"), ours, map=topics, to="keras")
+    assert wtool.open(ours).metadata["format"] == "tf"
+    wtool.convert(ours, via, map=topics, to="torch")
+    for files in ((ours, {"map": topics, "to": "torch"}), (via, {})):
+        wtool.convert(files[0], str(made), force=True, **files[1])
+        assert wtool.open(made).metadata["format"] == "pt"
+        assert load_state_dict(str(made)).keys() == wtool.open(made).tensors.keys()
+    index = wtool.convert(via, str(tmp_path / "s.safetensors"), shards=2)
+    for row in index.rows[:-1]:
+        load_state_dict(row["file"] if Path(row["file"]).exists() else str(tmp_path / row["file"]))

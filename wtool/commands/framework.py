@@ -74,9 +74,10 @@ def converted(outcome: Outcome, container: str) -> Checkpoint:
     # Of an earlier conversion, what was lost stays lost; its mapping and notes are past.
     kept = {n: text for n, text in checkpoint.metadata.items() if n not in _PAST}
     facts = outcome.metadata() if container in _WITH_FACTS else {}
-    if container == "safetensors" and not outcome.mapping.sides[outcome.to].is_torch:
-        # By this word transformers' loader knows whose names and layouts the file has.
-        facts["format"] = "tf"
+    if container == "safetensors":
+        # By this word transformers' loader knows whose names and layouts the file has, and it
+        # refuses a file with metadata and without the word.
+        facts["format"] = "pt" if outcome.mapping.sides[outcome.to].is_torch else "tf"
     return dataclasses.replace(checkpoint, metadata={**kept, **facts})
 
 

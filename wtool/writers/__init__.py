@@ -65,6 +65,12 @@ def plan(
     own `plan`. Raises UsageError, or UnsupportedError listing what the container cannot hold at
     all.
     """
+    if os.fspath(path) == "-":
+        raise UsageError(
+            "a model is written to a file, not to standard output",
+            path=path,
+            hint="./- is a file of that name",
+        )
     container = container_of(path) if container is None else container
     if container not in _MODULES:
         raise UsageError(

@@ -87,11 +87,12 @@ def plan(
             losses.append(Loss("metadata", name, "its name is needed for a tied tensor"))
     tensors = [tensor for tensor in checkpoint if tensor.name not in removed]
     shards = split(tensors, {}, path, max_shard_bytes)
+    is_tied = len(shards) == 1 and bool(removed)
+    if is_tied or (texts and checkpoint.format.startswith("torch")):
+        # Hugging Face loaders refuse metadata that does not name a framework.
+        texts.setdefault("format", "pt")
     if len(shards) == 1:
         texts.update(removed)
-        if removed:
-            # Hugging Face loaders refuse metadata that does not name a framework.
-            texts.setdefault("format", "pt")
         return Plan(CONTAINER, (_plan_file(path, tensors, texts),), tuple(losses))
     files = [_plan_file(shard.path, shard.tensors, texts) for shard in shards]
     return Plan(CONTAINER, (*files, index_file(path, shards, removed)), tuple(losses))
