@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from wtool.conversion.dense_axes import OPEN, stored_in_out
 from wtool.conversion.inference import Match, Pairing, in_model_order, in_stored_order, pair_units
 from wtool.conversion.keras_facts import facts_of, ordered_kind
-from wtool.conversion.layer_rules import NORMS, TORCH_KERAS
+from wtool.conversion.layer_rules import CELLS, NORMS, TORCH_KERAS
 from wtool.conversion.norm_options import norm_options
 from wtool.conversion.suspects import (
     AFTER,
     AXES,
     BEFORE,
+    CELL,
     EITHER,
     after_flatten,
     before_pictures,
@@ -109,6 +110,11 @@ def propose(
                 after = match.a.label in behind and not stated.inputs
                 ahead = match.a.label in before and not stated.outputs
                 why = EITHER if after and ahead else AFTER if after else BEFORE if ahead else ""
+            if kind in CELLS and not why:
+                width = match.b.members["kernel"].shape[0]
+                order = facts.cell_inputs(match.b.path, width)
+                suspect = order is None or (match.a.label in behind and order != ())
+                why = CELL if suspect else ""
             if kind in NORMS and not why:
                 turned = has_turned_axes(_telling_shape(match.b), units_b, is_given=True)
                 why = AXES if turned else ""
@@ -238,6 +244,9 @@ def _block(proposal: Proposal, match: Match) -> list[str]:
                 lines.append("# linear_unflatten where it comes before a Reshape to (C, H, W)")
         renamed: dict[str, object] = {**stored_leaves(match.b.path, match.b.members)}
         renamed |= options.get("b_names", {})  # type: ignore[call-overload]
+        if why == CELL:
+            lines.append("# without chw where its inputs are no flattened (C, H, W), or (C, H)")
+            options = {**options, "chw": "[C, H, W]"}
         body = [
             "[[layer]]",
             f'kind = "{kind}"',

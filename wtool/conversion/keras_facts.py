@@ -42,6 +42,15 @@ class KerasFacts:
         """
         return self._find(self.orders.flattened, path, width)
 
+    def cell_inputs(self, path: str, width: int) -> Order | str:
+        """The same of the inputs of a recurrent layer; path: of its cell, below the layer's own."""
+        while path:
+            found = self.flattened(path, width)
+            if found != "":
+                return found
+            path = path.rpartition("/")[0]
+        return ""
+
     def unflattened(self, path: str, width: int) -> Order | str:
         """The same of a Dense's outputs, which are reshaped to pictures."""
         return self._find(self.orders.unflattened, path, width)

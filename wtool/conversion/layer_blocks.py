@@ -10,8 +10,10 @@ from typing import Any
 
 from wtool.conversion.layer_options import check_names, check_value
 from wtool.conversion.layer_rules import (
+    CELLS,
     ELEMENTS,
     IMPOSSIBLE,
+    INPUTS,
     KINDS,
     NORMS,
     TABLES,
@@ -38,6 +40,8 @@ COLUMNS: dict[str, Column] = {
 }
 # Part that tells the width -> parts that are as long, where it is not the bias alone.
 _AS_LONG = {"mean": ("weight", "bias", "variance")}
+# Kinds that take chw where their vectors, or their inputs, are flattened pictures.
+WITH_ORDER = (*NORMS, *CELLS)
 # Options that every kind has, beside its own.
 COMMON = ("a_names", "b_names", "scale", "center", "weight_norm")
 
@@ -59,7 +63,7 @@ def expand_layer(
     """
     left, layer = _choose(kind, sides)
     names = {row.part for row in layer.rows}
-    known = {*COMMON, *names, *dict(layer.options), *(("chw",) if kind in NORMS else ())}
+    known = {*COMMON, *names, *dict(layer.options), *(("chw",) if kind in WITH_ORDER else ())}
     unknown = sorted(set(options) - known)
     if unknown:
         raise MalformedInput(
@@ -142,7 +146,7 @@ def _settings(
         if value != ():
             check_value(name, value)
         settings[name] = value  # type: ignore[assignment]
-    if kind in NORMS and "chw" in options:
+    if kind in WITH_ORDER and "chw" in options:
         given: Any = options["chw"]
         named = type(given) is str and given in constants
         settings["chw"] = constants[given] if named else given
@@ -165,6 +169,9 @@ def _rows(kind: str, layer: Layer, options: Dict[str, object]) -> list[Row]:
             rows = [row for row in rows if row.part != part]
     if "chw" in options and layer is TORCH_KERAS[kind] and kind in NORMS:
         rows = [row if row.only else replace(row, steps=ELEMENTS) for row in rows]
+    if "chw" in options and layer is TORCH_KERAS[kind] and kind in CELLS:
+        first = rows[0]
+        rows[0] = replace(first, steps=(*first.steps[:-1], *INPUTS))
     style = options.get("weight_norm")
     if style is not None:
         if kind not in WEIGHT_NORM_KINDS or style not in WEIGHT_NORM_LEAVES:

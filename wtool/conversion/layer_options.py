@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from typing import Any
 
-from wtool.conversion.layer_rules import KERAS_TF1, NORMS, TORCH_KERAS, TORCH_TF1, Row
+from wtool.conversion.layer_rules import CELLS, KERAS_TF1, NORMS, TORCH_KERAS, TORCH_TF1, Row
 from wtool.dtypes import DType
 from wtool.errors import MalformedInput, UsageError
 
@@ -65,7 +65,7 @@ def refuse_unused(constants: Dict[str, object], kinds: Iterable[str], words: Ite
     for kind in set(kinds):
         for table in (TORCH_KERAS, TORCH_TF1, KERAS_TF1):
             known |= {name for name, _ in table[kind].options} if kind in table else set()
-        known |= {"chw"} if kind in NORMS else set()
+        known |= {"chw"} if kind in (*NORMS, *CELLS) else set()
     for name in constants:
         if name not in known:
             raise UsageError(

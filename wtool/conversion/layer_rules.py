@@ -52,6 +52,8 @@ def _weight(*steps: str, legacy: str = "") -> Row:
 _BIAS = Row("bias", ("bias",), ("bias",), required=False)
 # The elements of a vector that is a flattened picture.
 ELEMENTS = ("unflatten 0 chw", "permute spatial 0", "flatten 0 last")
+# A transposed matrix whose inputs are one.
+INPUTS = ("unflatten 1 chw", "permute window 1 0", "flatten 0 last")
 _CONV_STEPS = ("permute ... 1 0",)
 _DEPTHWISE_STEPS = ("flatten 0 1 of -1 1", "unflatten 0 -1 multiplier", "permute ... 0 1")
 _NORM = (
@@ -90,7 +92,7 @@ TORCH_KERAS: dict[str, Layer] = {
     "linear": Layer((_weight("transpose"), _BIAS), ("weight", 0)),
     # The first Linear after Flatten: PyTorch flattens (C, H, W), Keras (H, W, C).
     "linear_flatten": Layer(
-        (_weight("unflatten 1 chw", "permute window 1 0", "flatten 0 last"), _BIAS),
+        (_weight(*INPUTS), _BIAS),
         ("weight", 0),
         (("chw", None),),
     ),
@@ -260,6 +262,7 @@ TABLES: dict[tuple[Column, Column], dict[str, Layer]] = {
 }
 KINDS = tuple(TORCH_KERAS)
 # Kinds with a number for each channel, or for each element of a flattened picture.
+CELLS = ("rnn", "lstm", "gru")
 NORMS = ("batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm")
 # Kinds whose weight may be stored as magnitude and direction, and how each torch names the two.
 WEIGHT_NORM_KINDS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from wtool.conversion.layer_rules import CELLS
 from wtool.conversion.units import Trait, Unit
 
 AFTER = "the same layer, but its inputs may be flattened pictures: give [const] chw, or values"
@@ -16,6 +17,10 @@ EITHER = (
     "the same layer, but its inputs may be flattened pictures, or its outputs become pictures: "
     "give [const] chw, or values"
 )
+CELL = (
+    "its inputs may be flattened pictures, channels first in PyTorch and last in Keras: give chw "
+    "in its block of a mapping file"
+)
 SUSPICIONS = (AFTER, BEFORE, EITHER)
 AXES = (
     "a norm over axes that may be those of pictures, (C, H, W) in PyTorch and (H, W, C) in Keras: "
@@ -23,7 +28,6 @@ AXES = (
 )
 # A norm is as wide as what it is given: it explains no width.
 _NORMS = ("batchnorm", "layernorm", "rmsnorm", "prelu")
-_RECURRENT = ("lstm", "gru", "rnn")
 # Pictures that a model is given have so many channels at most, as a rule.
 _GIVEN_CHANNELS = 4
 
@@ -67,7 +71,7 @@ def _joins(units: Sequence[Unit]) -> Callable[[int], bool]:
 
 
 def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
-    """Labels of dense layers whose inputs may be flattened pictures.
+    """Labels of dense layers, and of recurrent cells, whose inputs may be flattened pictures.
 
     Their number is a multiple of a convolution's channels, and no other layer gives so many: or the
     layer just before, where the units are `ordered` as the model defines them, is a convolution of
@@ -79,7 +83,7 @@ def after_flatten(units: Sequence[Unit], *, ordered: bool) -> set[str]:
     circular = set() if ordered else _circular(units)
     found = set()
     for place, unit in enumerate(units):
-        for wide, _ in _sizes(unit):
+        for wide in _inputs(unit):
             near = None
             if ordered:
                 before = (units[i] for i in range(place - 1, -1, -1))
@@ -153,13 +157,19 @@ def _sizes(unit: Unit) -> Iterator[tuple[int, int]]:
             yield shape[0], shape[1]
 
 
+def _inputs(unit: Unit) -> set[int]:
+    """How many inputs what may be a dense layer, or a recurrent cell, takes."""
+    cells = {shape[-2] for kind, shape in unit.traits if kind in CELLS}
+    return cells | {wide for wide, _ in _sizes(unit)}
+
+
 def _produced(trait: Trait, *, alone: bool) -> tuple[int, ...]:
     kind, shape = trait
     if not shape or kind in (*_NORMS, "raw") or (kind == "embedding" and not alone):
         return ()
     if kind == "conv_transpose":
         return (shape[-2],)
-    return (shape[-1], 2 * shape[-1]) if kind in _RECURRENT else (shape[-1],)
+    return (shape[-1], 2 * shape[-1]) if kind in CELLS else (shape[-1],)
 
 
 def _channels_out(unit: Unit) -> set[int]:

@@ -167,7 +167,10 @@ class _Walk:
         if kind == "Embedding":
             width = size_of(config.get("output_dim"))
             return Value(None if shape is None or width is None else (*shape, width), ALIKE)
+        if kind == "Permute" and value.order == ALIKE and value.flat is None:
+            return Value(None, ALIKE)
         if kind in _RECURRENT:
+            self._note(self.orders.flattened, path, None if value.flat else ())
             return Value(recurrent_shape(config, shape), ALIKE)
         return Value(None, OPEN)
 
@@ -204,14 +207,19 @@ class _Walk:
         if target is not None and shape is not None and len(shape) == 1 and value.flat is None:
             return replace(value, shape=target, order=MADE)
         self._note(self.orders.unflattened, value.maker, None)
-        return Value(target, OPEN)
+        if order == ALIKE and value.flat is None:
+            return Value(target, ALIKE)
+        # A row of a picture, of all its channels: which of them come first differs.
+        kept = shape is not None and target is not None and target[-1] in (shape[-1], None)
+        one = order == GIVEN and shape is not None and shape[-1] == 1
+        return Value(target, OPEN, None if kept or one else (MIXED, None))
 
     def _dense(self, path: str, config: Mapping[str, Any], value: Value) -> Value:
         self._use(value)
         width = size_of(config.get("units"))
         if value.shape is not None and len(value.shape) > 1:
-            # Along the last axis, which is none of a flattened picture's.
-            self._note(self.orders.flattened, path, ())
+            # Along the last axis, which is one of a picture's, or rows of it.
+            self._note(self.orders.flattened, path, None if value.flat else ())
             return Value((*value.shape[:-1], width), OPEN if value.order == LAST else value.order)
         if value.flat is None and value.order == OPEN:
             self.silent.add(path)
