@@ -261,8 +261,8 @@ TABLES: dict[tuple[Column, Column], dict[str, Layer]] = {
     ("keras", "tf1"): KERAS_TF1,
 }
 KINDS = tuple(TORCH_KERAS)
-# Kinds with a number for each channel, or for each element of a flattened picture.
 CELLS = ("rnn", "lstm", "gru")
+# Kinds with a number for each channel, or for each element of a flattened picture.
 NORMS = ("batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm")
 # Kinds whose weight may be stored as magnitude and direction, and how each torch names the two.
 WEIGHT_NORM_KINDS = (
