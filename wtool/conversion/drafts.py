@@ -25,6 +25,7 @@ from wtool.conversion.suspects import (
     before_pictures,
     has_turned_axes,
 )
+from wtool.conversion.ties import second_names
 from wtool.conversion.toml_text import escape, quote, table, value_text
 from wtool.conversion.units import LEAVES, Unit, cut, stored_leaves
 from wtool.conversion.value_pairs import Options, find_same_values, options_of
@@ -198,6 +199,9 @@ def draft(proposal: Proposal, name: str) -> str:
         lines.append(f"notes = [{quote(notes[0])}]")
     for match in matches:
         lines += ["", *_block(proposal, match)]
+    for second, first in second_names(proposal.a, proposal.b).items():
+        lines += ["", "# certain: one tensor under two names"]
+        lines += table("tied", side="a", name=escape(second), same_as=escape(first))
     for ones, others in proposal.pairing.groups:
         lines += ["", *_group(ones, others)]
     return "\n".join(lines) + "\n"

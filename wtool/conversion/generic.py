@@ -14,7 +14,9 @@ from wtool.conversion.layer_blocks import expand_layer
 from wtool.conversion.layer_options import refuse_unused
 from wtool.conversion.module_kinds import Assumption, KindFinder, modules_of
 from wtool.conversion.operation_text import Constant
-from wtool.conversion.rules import Block, Mapping, Side, SideName
+from wtool.conversion.rules import Block, Mapping, Side, SideName, Tied
+from wtool.conversion.templates import link
+from wtool.conversion.ties import second_names
 from wtool.conversion.toml_text import escape
 from wtool.conversion.units import is_torch as looks_like_torch
 from wtool.errors import MalformedInput, UnsupportedError, UsageError, counted, shorten
@@ -63,10 +65,16 @@ def generic_mapping(
                 path=source.path,
                 found=", ".join(shorten(path, 40) for path in list(modules)[:NAMED_AT_MOST]),
             )
+    seconds: Dict[str, str] = {}
+    if template is not None:
+        both = (source, template) if is_torch else (template, source)
+        seconds = second_names(*both)
     finder = KindFinder(source, template, assume, is_torch)
     blocks: list[Block] = []
     undecided: list[str] = []
     for path, members in modules.items():
+        if all(tensor.name in seconds for tensor in members.values()):
+            continue
         found = finder.find(path, members)
         if isinstance(found, str):
             undecided.append(f"'{shorten(path, 100)}' ({found})")
@@ -99,7 +107,15 @@ def generic_mapping(
             hint="give --like a file of the target model, --map, or --assume 'PATTERN=KIND'",
         )
     refuse_unused(constants or {}, (block.kind for block in blocks), ())
-    return Mapping("same module paths", {"a": side_a, "b": side_b}, tuple(blocks))
+    ties = tuple(_tied(second, first) for second, first in seconds.items())
+    return Mapping("same module paths", {"a": side_a, "b": side_b}, tuple(blocks), ties)
+
+
+def _tied(second: str, first: str) -> Tied:
+    names, separators = [escape(second), escape(first)], {"a": "."}
+    (name,) = link({"a": names[:1]}, separators, names[1:])["a"]
+    (same_as,) = link({"a": names[1:]}, separators, names[:1])["a"]
+    return Tied(f"'{second}' is '{first}'", "a", name, same_as)
 
 
 def _keras_of(checkpoint: Checkpoint) -> str:

@@ -40,6 +40,11 @@ _STATED = {
     "depthwise": "depthwise",
     "embedding": "embedding",
 }
+# Kinds of layers that may have a bias.
+_BIASED = (
+    "linear", "linear_flatten", "linear_unflatten", "conv1d_linear",
+    "conv", "conv_transpose", "depthwise",
+)  # fmt: skip
 _FLATTEN = "may follow Flatten, whose order differs"
 _RESHAPE = "may come before a Reshape to pictures"
 # Leaves that tell how many inputs and outputs a Dense has, and how many elements a norm; the first
@@ -136,6 +141,8 @@ class KindFinder:
         found = assumed or self._kind(torch, keras)
         if assumed is None and isinstance(found, FoundKind) and found.kind in ("linear", *NORMS):
             found = self._in_order(found, path, members)
+        if isinstance(found, FoundKind) and found.kind in _BIASED and torch and keras:
+            found = replace(found, options={**found.options, **_one_sided_bias(torch, keras)})
         weight = None if torch is None else torch.get("weight")
         if isinstance(found, str) or found.kind != "conv_transpose" or weight is None:
             return found
@@ -267,7 +274,7 @@ class KindFinder:
         configuration states it, else open where that may be.
         """
         slashed = path.replace(".", "/")
-        if found.kind in NORMS:
+        if found.kind in NORMS and found.kind != "rmsnorm":
             options = self._norm_options(slashed, members)
             if isinstance(options, str):
                 return options
@@ -304,6 +311,13 @@ class KindFinder:
             torch = dict.fromkeys(("weight", "bias"), next(iter(members.values())))
             torch = {} if not {"gamma", "beta", UNNAMED} & set(members) else torch
         return norm_options(torch, keras or {}, torch_is_trained=self.is_torch)
+
+
+def _one_sided_bias(torch: Members, keras: Members) -> dict[str, object]:
+    """A bias that one side has alone is made of zeros, and dropped the other way if it is zero."""
+    if ("bias" in torch) == ("bias" in keras):
+        return {}
+    return {"bias": {"only": "a" if "bias" in torch else "b", "fill": 0.0}}
 
 
 def _stated_kind(kernel: Tensor) -> str | None:
