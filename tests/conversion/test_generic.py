@@ -85,7 +85,9 @@ def test_a_dense_layer_after_flatten_is_refused_in_both_directions(tmp_path, cap
         assert run(["convert", source, out, "--to", to, "--like", like]) == 4
         assert "'fc' (may follow Flatten" in capsys.readouterr().err
     assert run(["convert", k, out, "--to", "torch"]) == 4
-    assert "'fc' (may follow Flatten" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'fc' (may follow Flatten" in error
+    assert "--assume 'fc=linear_flatten' --set chw=C,H,W, or 'fc=linear'" in error
     facts = ["--assume", "fc=linear_flatten", "--set", "chw=4,3,3"]
     assert run(["convert", k, out, "--to", "torch", "--like", t, *facts]) == 0
     kernel = wtool.open(k)["fc/kernel"].load().reshape(3, 3, 4, 2).transpose(3, 2, 0, 1)

@@ -296,7 +296,9 @@ class KindFinder:
             asked = [_FLATTEN] if suspect and not stated.inputs else []
             asked += [_RESHAPE] if slashed in self.before and not stated.outputs else []
             if asked:
-                return ", or ".join(asked) + ": give a mapping with chw, or assume linear"
+                kind = "linear_flatten" if _FLATTEN in asked else "linear_unflatten"
+                assume = f"--assume '{path}={kind}' --set chw=C,H,W, or '{path}=linear'"
+                return f"{', or '.join(asked)}: {assume}"
         evidence = "; ".join(text for text in (found.evidence, stated.evidence) if text)
         return FoundKind(stated.kind, evidence, {**found.options, **stated.options})
 
