@@ -129,6 +129,18 @@ def test_a_difference_of_every_tensor_still_fits_on_one_screen(tmp_path, referen
     assert same[-1]["found"] == f"{len(halves) - 8} more"
 
 
+def test_another_type_is_mended_by_a_command_that_runs_or_by_none(tmp_path):
+    model = {"a.weight": torch.randn(3, 3), "a.steps": torch.tensor(3)}
+    reference = save(tmp_path / "reference.pth", model)
+    path = save(tmp_path / "half.pth", {name: value.half() for name, value in model.items()})
+    mends = {row["where"]: row["mend"] for row in wtool.doctor(path, against=reference).rows}
+    assert mends["a.steps"] == "save it in that type, or load it with what converts it"
+    mended = str(tmp_path / "mended.safetensors")
+    command = shlex.split(mends["a.weight"].replace("OUT.safetensors", shlex.quote(mended)))
+    assert run(command[1:]) == 0
+    assert wtool.open(mended)["a.weight"].dtype.name == "float32"
+
+
 def test_a_list_of_names_serves_as_reference(tmp_path, reference):
     path = tmp_path / "names.txt"
     lines = [f"{t.name} {'x'.join(map(str, t.shape)) or 'scalar'}" for t in wtool.open(reference)]

@@ -244,7 +244,9 @@ def _fit(
             )
         yield Symptom("shape", name, _shown(own.shape), _shown(shape), mend)
     if dtype is not None and own.dtype.name != dtype:
-        mend = f"wtool cast {shlex.quote(checkpoint.path)} OUT --to {dtype}"
+        mend = "save it in that type, or load it with what converts it"
+        if own.dtype.kind == DTYPES[dtype].kind == "float":
+            mend = f"wtool cast {shlex.quote(checkpoint.path)} OUT.safetensors --to {dtype}"
         yield Symptom("dtype", name, own.dtype.name, dtype, mend)
 
 
