@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from pickle_code import pickle, tensor, text
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from zip_bytes import Entry, build
 
 import wtool
-from wtool.cli import COMMANDS, run
+from wtool.cli import COMMANDS, _wtool, run
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CNN = str(FIXTURES / "digits-cnn.pth")
@@ -250,6 +251,17 @@ def test_completion_completes_commands():
         text=True,
     )
     assert "plain,count" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_completes_names_of_files(command):
+    """bash asks nobody else once a command has its completion."""
+    params = _wtool.get_command(click.Context(_wtool), command).params
+    paths = "--output --policy --original --like --template --against --previous --save --map"
+    for param in params:
+        if isinstance(param, click.Argument) or {*paths.split()} & {*param.opts}:
+            found = param.type.shell_complete(click.Context(_wtool), param, "m")
+            assert [item.type for item in found] == ["file"], param.opts
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -121,7 +121,7 @@ def report_command(
     arguments: list[click.Parameter] = []
     if models != "none":
         count = -1 if models == "many" else 1
-        arguments.append(click.Argument(["model"], nargs=count, required=True, type=_PATH))
+        arguments.append(click.Argument(["model"], nargs=count, required=True, type=PATH))
     text = inspect.cleandoc(function.__doc__ or "")
     shared = [
         option
@@ -148,7 +148,7 @@ def shared_options(formats: Sequence[str] = FORMATS) -> list[click.Parameter]:
             help="How the report is rendered.",
         ),
         click.Option(
-            ["-o", "--output"], type=_PATH, help="Write to this file, not to standard output (-)."
+            ["-o", "--output"], type=PATH, help="Write to this file, not to standard output (-)."
         ),
         click.Option(["--force"], is_flag=True, help="Overwrite an existing output."),
         click.Option(
@@ -306,4 +306,5 @@ class _Path(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-_PATH = _Path()
+# The type of every argument and option that is a path: shells complete names of files.
+PATH = _Path()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import as_text, report_command
+from wtool.commands import PATH, as_text, report_command
 from wtool.commands.saving import (
     Target,
     open_source,
@@ -288,8 +288,8 @@ def _damage_cells(damage: Damage | None) -> dict[str, Any]:
 
 COMMAND = report_command(
     cast,
-    click.Argument(["source"], metavar="IN"),
-    click.Argument(["target"], metavar="OUT"),
+    click.Argument(["source"], metavar="IN", type=PATH),
+    click.Argument(["target"], metavar="OUT", type=PATH),
     click.Option(["--to"], type=click.Choice(TYPES), required=True, help="The new type."),
     click.Option(
         ["--on-overflow"],

@@ -13,7 +13,7 @@ from wtool.checks import SEVERITIES, Rule, rules
 from wtool.checks.policy import Policy, read_policy
 from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run
 from wtool.checks.subject import Subject
-from wtool.commands import as_text, open_model, report_command
+from wtool.commands import PATH, as_text, open_model, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError, counted
 from wtool.report import Column, Index, Report
@@ -227,8 +227,8 @@ def _explained(chosen: Sequence[Rule], *, whole: bool) -> Report:
 
 COMMAND = report_command(
     check,
-    click.Argument(["models"], nargs=-1, metavar="MODEL..."),
-    click.Option(["--policy"], metavar="FILE", help="The release policy, a TOML file."),
+    click.Argument(["models"], nargs=-1, metavar="MODEL...", type=PATH),
+    click.Option(["--policy"], metavar="FILE", type=PATH, help="The release policy, a TOML file."),
     click.Option(["--only"], multiple=True, metavar="RULE", help="Only this rule; repeat."),
     click.Option(["--ignore"], multiple=True, metavar="RULE", help="Not this rule; repeat."),
     click.Option(

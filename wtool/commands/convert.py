@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import as_text, report_command
+from wtool.commands import PATH, as_text, report_command
 from wtool.commands.framework import (
     Framework,
     check_sidecar,
@@ -196,8 +196,8 @@ def _plan_report(
 
 COMMAND = report_command(
     convert,
-    click.Argument(["source"], metavar="IN"),
-    click.Argument(["target"], metavar="OUT"),
+    click.Argument(["source"], metavar="IN", type=PATH),
+    click.Argument(["target"], metavar="OUT", type=PATH),
     *shaping_options(),
     *framework_options(),
     *saving_options(),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import as_text, open_model, report_command
+from wtool.commands import PATH, as_text, open_model, report_command
 from wtool.commands.diff_manifests import diff_manifests
 from wtool.commands.diff_rows import (
     ARCHITECTURE,
@@ -234,8 +234,8 @@ def _digest(tensor: Tensor) -> bytes:
 
 COMMAND = report_command(
     diff,
-    click.Argument(["a"]),
-    click.Argument(["b"]),
+    click.Argument(["a"], type=PATH),
+    click.Argument(["b"], type=PATH),
     click.Option(
         ["--by"], default="tensor", metavar="|".join(_BY), show_default=True, help="Rows."
     ),

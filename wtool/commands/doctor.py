@@ -19,7 +19,7 @@ from wtool.checks.diagnosis import (
 )
 from wtool.checks.runner import choose_rules, run
 from wtool.checks.subject import Subject
-from wtool.commands import as_text, open_model, report_command
+from wtool.commands import PATH, as_text, open_model, report_command
 from wtool.errors import InputError, MissingInput, TruncatedInput, UnknownFormat, UnsafeInput
 from wtool.report import Column, Report
 
@@ -176,10 +176,11 @@ def _report(path: str, symptoms: list[Symptom], notes: Iterable[str]) -> Report:
 
 COMMAND = report_command(
     doctor,
-    click.Argument(["model"]),
+    click.Argument(["model"], type=PATH),
     click.Option(
         ["--against"],
         metavar="REFERENCE",
+        type=PATH,
         help="A model that loads, or a .txt list of expected names.",
     ),
     models="none",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
+from wtool.commands import PATH
 from wtool.errors import OutputExists, UnsupportedError, UsageError, counted
 from wtool.report import Report
 
@@ -276,12 +277,14 @@ def framework_options() -> list[click.Parameter]:
         click.Option(
             ["--map"],
             metavar="FILE|PRESET",
+            type=PATH,
             help="Which tensor becomes which (default: the preset that covers all, else the same "
             "module paths).",
         ),
         click.Option(
             ["--like"],
             metavar="PATH",
+            type=PATH,
             help="A file of the target model: names, shapes and types must be its own.",
         ),
         click.Option(
@@ -299,6 +302,7 @@ def framework_options() -> list[click.Parameter]:
         click.Option(
             ["--sidecar"],
             metavar="PATH",
+            type=PATH,
             help="Keep what the target cannot hold, or restore it on the way back.",
         ),
         click.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import PrintedHelp, as_text, open_model, report_command
+from wtool.commands import PATH, PrintedHelp, as_text, open_model, report_command
 from wtool.commands.manifest import refuse_output, write_manifest
 from wtool.commands.selection import compile_pattern
 from wtool.errors import UsageError, counted
@@ -225,7 +225,7 @@ class _OrderedRules(PrintedHelp):
 
 COMMAND = report_command(
     freeze,
-    click.Argument(["model"]),
+    click.Argument(["model"], type=PATH),
     *_RULE_OPTIONS,
     click.Option(
         ["--digest"],

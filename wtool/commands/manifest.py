@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import as_text, open_model, refuse_report, report_command
+from wtool.commands import PATH, as_text, open_model, refuse_report, report_command
 from wtool.commands.selection import choose
 from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
@@ -133,11 +133,12 @@ def write_manifest(path: str, pieces: Iterable[bytes]) -> None:
 
 COMMAND = report_command(
     manifest,
-    click.Argument(["models"], nargs=-1, required=True, metavar="MODEL..."),
+    click.Argument(["models"], nargs=-1, required=True, metavar="MODEL...", type=PATH),
     click.Option(["--tag"], metavar="NAME", help="A name of the release to keep in the manifest."),
     click.Option(
         ["--previous"],
         metavar="MANIFEST",
+        type=PATH,
         help="An older manifest; architectural changes since are listed in the new one.",
     ),
     click.Option(

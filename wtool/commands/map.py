@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import as_text, encoded, open_model, refuse_report, report_command
+from wtool.commands import PATH, as_text, encoded, open_model, refuse_report, report_command
 from wtool.errors import UnsupportedError, counted
 from wtool.report import Column, Report
 
@@ -124,10 +124,13 @@ def _report(
 
 COMMAND = report_command(
     map,
-    click.Argument(["source"]),
-    click.Argument(["target"]),
+    click.Argument(["source"], type=PATH),
+    click.Argument(["target"], type=PATH),
     click.Option(
-        ["--save"], metavar="FILE", help="Write the mapping to this TOML file, to be edited."
+        ["--save"],
+        metavar="FILE",
+        type=PATH,
+        help="Write the mapping to this TOML file, to be edited.",
     ),
     click.Option(
         ["--accept-ordered"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from wtool.commands import PATH
 from wtool.writers import CONTAINERS
 from wtool.writers.plans import LOSSES
 
@@ -51,6 +52,7 @@ def saving_options() -> list[click.Parameter]:
         click.Option(
             ["--template"],
             metavar="PATH",
+            type=PATH,
             help="Keras, TensorFlow: a file of the target model, for its structure.",
         ),
         click.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import as_text, open_model, report_command, weight_file_kind
+from wtool.commands import PATH, as_text, open_model, report_command, weight_file_kind
 from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
 from wtool.errors import InputError, MalformedInput, UsageError, counted
@@ -219,8 +219,8 @@ def _summary(checked: int, failed: int, what: str) -> str:
 
 COMMAND = report_command(
     verify,
-    click.Argument(["model"]),
-    click.Argument(["manifest"]),
+    click.Argument(["model"], type=PATH),
+    click.Argument(["manifest"], type=PATH),
     click.Option(["--files"], is_flag=True, help="Check sizes and digests of the files."),
     click.Option(["--tensors"], is_flag=True, help="Check every tensor (default)."),
     click.Option(["--structure"], is_flag=True, help="Check names, types and shapes only."),
@@ -234,6 +234,7 @@ COMMAND = report_command(
     click.Option(
         ["--original"],
         metavar="MODEL",
+        type=PATH,
         help="The model that was frozen (default: of that name, beside the manifest).",
     ),
     models="none",
