@@ -18,7 +18,14 @@ from safetensors.torch import save_file
 
 import wtool
 from wtool.cli import run
-from wtool.errors import MalformedInput, MissingInput, OutputExists, UnsupportedError, UsageError
+from wtool.errors import (
+    MalformedInput,
+    MissingInput,
+    OutputExists,
+    UnsafeInput,
+    UnsupportedError,
+    UsageError,
+)
 from wtool.manifests.document import dump, is_manifest, load
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -424,3 +431,32 @@ def test_integers_of_a_million_digits_are_no_size(tmp_path):
     with pytest.raises(MalformedInput):
         wtool.verify(CNN, str(tmp_path / "bad.json"))
     assert np.prod(load(RELEASE).models[0].tensors["fc2.bias"].shape) == 10
+
+
+def test_files_of_a_download_cache_keep_the_names_of_the_model(tmp_path):
+    """Hugging Face's cache: a snapshot is a folder of links to blobs that are named by digests."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1f0d"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    published = FIXTURES / "digits-cnn-safetensors-shards"
+    for number, file in enumerate(sorted(published.iterdir())):
+        (blobs / f"{number:040x}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", f"{number:040x}"))
+    path = str(tmp_path / "m.json")
+    wtool.manifest([str(snapshot)], output=path)
+    names = {file["name"] for file in json.loads(Path(path).read_text())["models"][0]["files"]}
+    assert names == {file.name for file in published.iterdir() if file.suffix != ".md"}
+    for model in (snapshot, published):
+        assert wtool.verify(str(model), path, files=True, tensors=True).ok
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "./a", ""])
+def test_a_manifest_does_not_lead_out_of_the_models_folder(tmp_path, name):
+    published = str(FIXTURES / "digits-cnn-safetensors-shards")
+    path = tmp_path / "m.json"
+    wtool.manifest([published], output=str(path))
+    document = json.loads(path.read_text())
+    document["models"][0]["files"][-1]["name"] = name
+    path.write_text(json.dumps(document))
+    with pytest.raises(UnsafeInput, match="outside of the model's folder"):
+        wtool.verify(published, str(path), files=True)

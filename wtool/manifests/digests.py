@@ -139,14 +139,17 @@ def digest_values(tensor: Tensor, algorithm: str) -> str:
 
 
 def model_folder(path: str) -> str:
-    """The folder that names of files are relative to: the model itself where it is a folder."""
-    full = os.path.realpath(path)
+    """The folder that names of files are relative to: the model itself where it is a folder.
+
+    Links are not followed: files of a cache of downloads are links to others of meaningless names.
+    """
+    full = os.path.abspath(path)
     return full if os.path.isdir(full) else os.path.dirname(full)
 
 
 def relative_name(path: str, folder: str) -> str:
     """`path` relative to `folder`, with "/" on every system."""
-    return os.path.relpath(os.path.realpath(path), folder).replace(os.sep, "/")
+    return os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")
 
 
 class _Done:

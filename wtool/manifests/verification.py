@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from wtool.errors import MissingInput
+from wtool.errors import MissingInput, UnsafeInput
 from wtool.manifests.changes import Change, compare_entries
 from wtool.manifests.digests import FileDigest, digest_file, model_folder
 from wtool.manifests.entries import Entry
@@ -85,9 +85,15 @@ def check_files(
 
     Names are relative to the folder of the model at `path`; a model of one file is `path` itself,
     whatever it is called now. Nothing is parsed: a damaged file is as good an input as any.
+    UnsafeInput for a name that leads out of the folder.
     """
     folder = model_folder(path)
     alone = len(promised) == 1 and not os.path.isdir(path)
+    for file in promised if not alone else ():
+        if file.name.startswith("/") or {"", ".", ".."} & {*file.name.split("/")}:
+            raise UnsafeInput(
+                "the manifest names a file outside of the model's folder", found=repr(file.name)
+            )
 
     def check(file: FileDigest) -> Finding | None:
         place = path if alone else os.path.join(folder, *file.name.split("/"))
