@@ -92,6 +92,11 @@ def test_a_missing_file_exits_3_and_names_it(capsys):
     assert err == "wtool: error: no/such/model.pth: no such file, directory or checkpoint prefix\n"
 
 
+def test_an_empty_path_is_seen_in_its_error(capsys):
+    """`wtool check "$MODEL"` of a script that forgot to set it."""
+    assert answer(capsys, "check", "")[2].startswith("wtool: error: '': no such file")
+
+
 def test_a_text_file_named_pth_exits_3_on_one_line(capsys, tmp_path):
     (tmp_path / "model.pth").write_text("hello, I am not a model\n" * 40)
     code, out, err = answer(capsys, "ls", str(tmp_path / "model.pth"))

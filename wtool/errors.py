@@ -62,7 +62,7 @@ class WtoolError(Exception):
     def __str__(self) -> str:
         parts = []
         if self.path is not None:
-            parts.append(f"{self.path}:")
+            parts.append(f"{self.path or repr('')}:")  # an empty variable of a shell
         if self.tensor is not None:
             parts.append(f"tensor '{shorten(self.tensor)}':")
         if self.offset is not None:
