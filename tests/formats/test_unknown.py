@@ -155,6 +155,7 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
     "nothing": ({"config.json": b"{}", "README.md": b""}, "no weight file that wtool knows: found README.md, config.json"),
     "pipeline": ({"model_index.json": b"{}", "unet/m.safetensors": b"x", "vae/m.safetensors": b"x"}, "a pipeline of several models; its folders do: found unet, vae (name one"),
     "one below": ({"sub/m.safetensors": b"x", "other/readme": b""}, "no weight file; its folders do: found sub"),
+    "two below": ({"blobs/x": b"", "snapshots/abc/model.safetensors": b"x"}, "no weight file; its folders do: found snapshots/abc (name one"),
     "orbax": ({"_METADATA": b"{}", "manifest.ocdbt": b""}, "an Orbax checkpoint"),
     "lost index": ({f"model-0000{i}-of-00003.safetensors": b"x" for i in (1, 2, 3)}, "3 shards of one model without their index"),
 }  # fmt: skip
@@ -165,9 +166,25 @@ def test_a_folder_without_a_model_is_told_what_it_holds(case: str, tmp_path: Pat
     files, message = FOLDERS[case]
     for name, content in files.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     assert message in str(refused(tmp_path))
+
+
+@pytest.mark.parametrize("locked", ["a", "a/b"])
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(tmp_path, monkeypatch, locked) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "m.safetensors").write_bytes(b"x")
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path == str(tmp_path / locked):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert "no weight file; its folders do: found sub (name one" in str(refused(tmp_path))
 
 
 def test_a_path_that_is_not_there_is_missing(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 from typing import NoReturn
 
-from wtool.errors import UnknownFormat
+from wtool.errors import InputError, UnknownFormat
 from wtool.formats import Probe
 from wtool.formats.model_directory import file_names, weight_files
 
@@ -23,7 +25,10 @@ def explain_directory(probe: Probe) -> NoReturn:
             "not a model folder but an Orbax checkpoint", path=probe.path,
             hint="this format is not read yet",
         )  # fmt: skip
-    below = [folder for folder in folders if _holds_weights(os.path.join(probe.path, folder))]
+    below = _with_weights(probe.path, folders)
+    if not below:  # the cache of Hugging Face: snapshots/<revision>
+        inner = (f"{a}/{b}" for a in folders for b in _folders(os.path.join(probe.path, a)))
+        below = _with_weights(probe.path, islice(inner, MAX_FOLDERS))
     if below:
         shown = ", ".join(below[:MAX_LISTED])
         more = f" and {len(below) - MAX_LISTED} more" if len(below) > MAX_LISTED else ""
@@ -42,14 +47,24 @@ def explain_directory(probe: Probe) -> NoReturn:
 
 
 def _folders(path: str) -> list[str]:
-    """Names of the folders in a folder, sorted; links are not followed: they may form a loop."""
-    with os.scandir(path) as entries:
-        found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    """Names of the folders in a folder, sorted; links are not followed: they may form a loop.
+
+    None where it may not be looked into.
+    """
+    try:
+        with os.scandir(path) as entries:
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
     return sorted(found)[:MAX_FOLDERS]
+
+
+def _with_weights(path: str, folders: Iterable[str]) -> list[str]:
+    return [folder for folder in folders if _holds_weights(os.path.join(path, folder))]
 
 
 def _holds_weights(path: str) -> bool:
     try:
         return bool(weight_files(file_names(path)))
-    except UnknownFormat:
+    except InputError:
         return False
