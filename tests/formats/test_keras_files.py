@@ -337,7 +337,7 @@ def test_datasets_that_no_list_names_are_noted(legacy: h5py.File) -> None:
     path = legacy.filename
     legacy.close()
     assert open_checkpoint(path).notes == (
-        "1 datasets that no weight_names lists are left out, first 'd/other'",
+        "left out, in no list of weight_names: 1 dataset, first 'd/other'",
     )
 
 

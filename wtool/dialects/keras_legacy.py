@@ -14,7 +14,7 @@ from wtool.dialects.keras_classes import kind_of_class, kind_of_variable, layers
 from wtool.dialects.keras_entries import make_tensor
 from wtool.encodings import strict_json
 from wtool.encodings.hdf5_file import Dataset, Group, Hdf5File
-from wtool.errors import MalformedInput, UnsafeInput, WtoolError
+from wtool.errors import MalformedInput, UnsafeInput, WtoolError, counted
 
 MODEL, OPTIMIZER, TOP_LEVEL = "model_weights", "optimizer_weights", "top_level_model_weights"
 MAX_PARTS = 100_000
@@ -145,4 +145,5 @@ def unlisted_notes(file: Hdf5File, listed: set[str]) -> tuple[str, ...]:
         left.extend(d.path for d in group.datasets.values() if d.path not in listed)
     if not left:
         return ()
-    return (f"{len(left)} datasets that no weight_names lists are left out, first '{min(left)}'",)
+    datasets = counted(len(left), "dataset")
+    return (f"left out, in no list of weight_names: {datasets}, first '{min(left)}'",)

@@ -19,7 +19,7 @@ from wtool.dialects.tf_extents import BundleExtent, BundleOpaque, BundleStrings
 from wtool.dialects.tf_slices import MAX_SLICES, read_slice, slice_box
 from wtool.encodings.ordered_code import slice_key, slice_key_name
 from wtool.encodings.sorted_table import open_table
-from wtool.errors import MalformedInput, MissingInput, WtoolError
+from wtool.errors import MalformedInput, MissingInput, WtoolError, counted
 from wtool.extents import Extent, Tiled
 from wtool.sources import Descriptors, FileSource, Source
 
@@ -186,7 +186,8 @@ def _tiled(
 def _notes(orphans: dict[bytes, bytes], shards: Shards) -> Iterator[str]:
     if orphans:
         first = slice_key_name(next(iter(orphans))).decode("utf-8", "backslashreplace")
-        yield f"{len(orphans)} slices belong to no tensor, the first to '{first}'; left out"
+        slices = counted(len(orphans), "slice belongs", "slices belong")
+        yield f"{slices} to no tensor, the first to '{first}'; left out"
     missing = [shard for shard in shards.unopened() if not os.path.exists(shards.path(shard))]
     if missing:
         yield (

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
-from wtool.errors import InputError, MissingInput, TruncatedInput, UnknownFormat, shorten
+from wtool.errors import InputError, MissingInput, TruncatedInput, UnknownFormat, counted, shorten
 from wtool.formats import Probe
 from wtool.sources import read_bytes
 
@@ -118,7 +118,7 @@ def _hdf5(probe: Probe) -> None:
             probe,
             "an HDF5 file that Keras did not write",
             "wtool reads the HDF5 files of Keras",
-            f"{len(names)} datasets{first}",
+            f"{counted(len(names), 'dataset')}{first}",
         )
     for offset in (512, 1024, 2048):
         if probe.head[offset : offset + 8] == HDF5_SIGNATURE:
