@@ -15,7 +15,7 @@ import torch
 from torch_oracle import assert_same
 from torch_zips import rezip
 
-from wtool.errors import MalformedInput, UnsupportedError
+from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError
 from wtool.formats import open_checkpoint
 
 
@@ -171,3 +171,10 @@ def test_tensors_in_plain_attributes_of_a_module_are_noted(tmp_path):
         assert (list(found.tensors), found.notes) == (["weight", "bias"], noted)
     torch.save(torch.nn.LSTM(2, 3), tmp_path / "module.pth")  # _flat_weights are its parameters
     assert open_checkpoint(tmp_path / "module.pth").notes == ()
+
+
+def test_a_long_list_that_objects_share_is_not_read_for_ever(tmp_path):
+    shared = argparse.Namespace(numbers=list(range(20_000)))
+    torch.save([shared] * 20_000, tmp_path / "model.pth")
+    with pytest.raises(UnsafeInput, match="shared values multiply"):
+        open_checkpoint(tmp_path / "model.pth")

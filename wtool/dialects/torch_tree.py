@@ -138,6 +138,12 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
                 continue
             entries, inner_role = _enter(child, here, role, result)
             if entries is None:
+                # A long list of numbers is looked through each time.
+                if kind in (list, tuple) and id(child) in seen:
+                    repeats += len(child) // 100
+                    if repeats > MAX_REPEATS:
+                        raise _multiplied(here)
+                seen.add(id(child))
                 continue
             if id(child) in open_ids:
                 _refuse_cycle(frames, child, here, result)
@@ -149,17 +155,21 @@ def walk(root: Any, reader: ObjectReader) -> Walked:
             if id(child) in seen:
                 repeats += 1 + _size(child)
                 if repeats > MAX_REPEATS:
-                    raise UnsafeInput(
-                        "shared values multiply",
-                        tensor=dotted(here),
-                        expected=f"at most {MAX_REPEATS} repeated entries",
-                    )
+                    raise _multiplied(here)
             seen.add(id(child))
             open_ids.add(id(child))
             frames.append(_Frame(entries, here, inner_role, child, length))
             break
     result.notes.update(reader.notes)
     return result
+
+
+def _multiplied(path: tuple[str, ...]) -> UnsafeInput:
+    return UnsafeInput(
+        "shared values multiply",
+        tensor=dotted(path),
+        expected=f"at most {MAX_REPEATS} repeated entries",
+    )
 
 
 def dotted(path: tuple[str, ...]) -> str:
