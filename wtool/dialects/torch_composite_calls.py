@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from wtool.dialects.torch_composite import Composite, jagged, nested, quantised, sparse
+from wtool.dialects.torch_entries import component
 from wtool.dialects.torch_found import Found, read_dtype
-from wtool.dialects.torch_tree import component
 from wtool.dtypes import BY_TORCH, DTYPES
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe
 from wtool.errors import MalformedInput, UnsupportedError, shorten

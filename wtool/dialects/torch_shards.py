@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from wtool.dialects.torch_tree import component
+from wtool.dialects.torch_entries import component
 from wtool.dtypes import BY_TORCH, DType
 from wtool.encodings.pickle_nodes import Call, Dict, Global, describe
 from wtool.errors import MalformedInput, UnsafeInput, UnsupportedError

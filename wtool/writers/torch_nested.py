@@ -12,7 +12,8 @@ from typing import Any
 
 from wtool.checkpoint import Tensor
 from wtool.dialects.pickle_numpy import SCALAR, read_scalar
-from wtool.dialects.torch_tree import component, dotted
+from wtool.dialects.torch_entries import component
+from wtool.dialects.torch_tree import dotted
 from wtool.dtypes import BY_TORCH
 from wtool.encodings.pickle_nodes import Call, Dict, Global, Size
 from wtool.encodings.pickle_writer import ORDERED_DICT, PLAIN_TYPES
