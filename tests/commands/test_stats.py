@@ -118,6 +118,7 @@ def test_tied_tensors_show_in_rows_and_count_once_in_groups_and_totals():
         ("b.w", "a.w", 15.0),
     ]
     assert report.totals["count"] == 6
+    assert report.footer[0] == "1 tensor under 2 names, 6 elements, 24 B"
     [row] = stats(tied, by="dtype").rows
     assert (row["tensors"], row["count"], row["l1"]) == (1, 6, 15.0)
 

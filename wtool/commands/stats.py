@@ -115,7 +115,12 @@ def stats(
         totals=totals(whole, nbytes),
         notes=[*checkpoint.notes, *_skipped(tensors)],
         sources=[checkpoint.path],
-        footer=footer(whole, nbytes, [(t.name, seen[t.name]) for t in tensors if t.name in seen]),
+        footer=footer(
+            whole,
+            nbytes,
+            len(checkpoint),
+            [(t.name, seen[t.name]) for t in tensors if t.name in seen],
+        ),
     )
 
 

@@ -155,17 +155,21 @@ def totals(whole: Group, nbytes: int) -> dict[str, int]:
     }
 
 
-def footer(whole: Group, nbytes: int, seen: Iterable[tuple[str, Iterable[int]]]) -> list[str]:
+def footer(
+    whole: Group, nbytes: int, name_count: int, seen: Iterable[tuple[str, Iterable[int]]]
+) -> list[str]:
     """What was measured, then what deserves a look, one line each.
 
-    seen: name and `findings` of each tensor.
+    name_count: of the tensors of `whole`; tied ones have several. seen: name and `findings` of each
+    tensor.
     """
     found: list[list[str]] = [[] for _ in _FINDINGS]
     for name, places in seen:
         for place in places:
             found[place].append(name)
     tensors, elements = counted(len(whole.tensors), "tensor"), counted(whole.count, "element")
-    lines = [f"{tensors}, {elements}, {human_bytes(nbytes)}"]
+    under = f" under {name_count:,} names" if name_count > len(whole.tensors) else ""
+    lines = [f"{tensors}{under}, {elements}, {human_bytes(nbytes)}"]
     for (one, many), names in zip(_FINDINGS, found, strict=True):
         if not names:
             continue
