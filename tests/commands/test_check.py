@@ -143,6 +143,22 @@ def test_a_suppressed_finding_is_shown_with_its_reason_and_does_not_fail(capsys,
     assert text.splitlines()[-1].endswith("1 suppressed by the policy")
 
 
+def test_a_suppression_that_nothing_needs_is_told(capsys, files, tmp_path):
+    """It would hide the next fault. Rules that do not run, and parts of a model, say nothing."""
+    law = policy(tmp_path, SUPPRESS + SUPPRESS.replace("head", "tail"))
+    useless = "note: the policy accepts WT004 of 'tail.*', but there is nothing to accept"
+    for options, told in (
+        ([], True),
+        ([files["sound"]], True),
+        (["--ignore", "WT004"], False),
+        (["--select", "head.*"], False),
+    ):
+        run(["check", files["warned"], *options, "--policy", law])
+        assert (useless in capsys.readouterr().err) == told
+        run(["check", files["sound"], "--policy", law])
+        assert "of 'head.*', but" in capsys.readouterr().err
+
+
 def test_a_policy_raises_a_severity(capsys, files, tmp_path):
     law = policy(tmp_path, '[check]\nfail_on = "error"\n[severity]\nWT004 = "error"\n')
     assert output(capsys, files["warned"], "--policy", law)[0] == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wtool.checks import SEVERITIES, Finding, Rule, rules
-from wtool.checks.policy import Policy, name_matches
+from wtool.checks.policy import Policy, Suppression, name_matches
 from wtool.checks.subject import Subject, speaks_of
 from wtool.errors import UsageError, WtoolError
 
@@ -69,12 +69,21 @@ def run(subject: Subject, chosen: Sequence[Rule]) -> Iterator[Outcome]:
 
 def accepted(policy: Policy, rule: Rule, finding: Finding) -> str | None:
     """The reason for which the policy accepts a finding, None where it does not."""
-    for entry in policy.suppress:
-        if entry.rule != rule.code:
-            continue
-        if entry.tensor is None or name_matches(entry.tensor, finding.tensor or ""):
-            return entry.reason
-    return None
+    return next((e.reason for e in policy.suppress if _covers(e, rule, finding)), None)
+
+
+def unused(policy: Policy, outcomes: Sequence[Outcome]) -> list[Suppression]:
+    """Suppressions that accept none of the findings: what they were for is gone, or renamed."""
+    return [
+        entry
+        for entry in policy.suppress
+        if not any(_covers(entry, outcome.rule, outcome.finding) for outcome in outcomes)
+    ]
+
+
+def _covers(entry: Suppression, rule: Rule, finding: Finding) -> bool:
+    of_tensor = entry.tensor is None or name_matches(entry.tensor, finding.tensor or "")
+    return entry.rule == rule.code and of_tensor
 
 
 def fails(outcomes: Iterable[Outcome], fail_on: str) -> bool:

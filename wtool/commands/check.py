@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -11,7 +11,7 @@ import click
 from wtool.checkpoint import Checkpoint
 from wtool.checks import SEVERITIES, Rule, rules
 from wtool.checks.policy import Policy, read_policy
-from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run
+from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run, unused
 from wtool.checks.subject import Subject
 from wtool.commands import PATH, as_text, open_model, report_command
 from wtool.commands.selection import choose
@@ -94,6 +94,8 @@ def check(
         outcomes.extend((opened.path, outcome) for outcome in found)
         sources.append(opened.path)
         notes.extend(note for note in opened.notes if note not in notes)
+    if not (select or exclude):
+        notes.extend(_unused(law, [outcome for _, outcome in outcomes], chosen))
     counted = [outcome for _, outcome in outcomes if outcome.suppressed is None]
     counts = {f"{level}s": sum(o.severity == level for o in counted) for level in SEVERITIES[::-1]}
     totals = {
@@ -113,6 +115,15 @@ def check(
         footer=[_summary(totals)],
         attachments={"rules": [_facts(rule) for rule in chosen]},
     )
+
+
+def _unused(law: Policy, outcomes: Sequence[Outcome], chosen: Sequence[Rule]) -> Iterator[str]:
+    """A note on each suppression of a chosen rule that nothing needed: it would hide the next."""
+    codes = {rule.code for rule in chosen}
+    for entry in unused(law, outcomes):
+        if entry.rule in codes:
+            of = "" if entry.tensor is None else f" of '{entry.tensor}'"
+            yield f"the policy accepts {entry.rule}{of}, but there is nothing to accept"
 
 
 def _subject(
