@@ -1,14 +1,22 @@
 """The registry: unique names, ties and views, errors that carry the tensor's name."""
 
+import copy
+import gc
+import pickle
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import wtool
 from wtool.checkpoint import Tensor, build
 from wtool.dtypes import DTYPES
 from wtool.errors import InputError, MalformedInput, TruncatedInput
 from wtool.extents import Strided
 from wtool.sources import BytesSource, FileSource, WindowSource
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 DATA = BytesSource(np.arange(64, dtype=np.float32).tobytes(), "memory")
 
 
@@ -101,3 +109,48 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path, kind, m
         os.mkfifo(path)
     with pytest.raises(InputError, match=message):
         FileSource(path)
+
+
+def copied(checkpoint):
+    return copy.deepcopy(checkpoint)
+
+
+def pickled(checkpoint):
+    return pickle.loads(pickle.dumps(checkpoint))
+
+
+@pytest.mark.parametrize("again", [copied, pickled])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits-cnn.pth",
+        "digits-cnn-bin-shards",
+        "digits-cnn-distributed",
+        "digits-cnn-tf",
+        "digits-cnn.keras",
+        "digits-cnn.npz",
+        "digits-cnn.weights.h5",
+    ],
+)
+def test_a_copy_of_a_checkpoint_reads_the_same_and_leaves_the_first_as_it_was(name, again):
+    first = wtool.open(FIXTURES / name)
+    values = {tensor.name: tensor.load() for tensor in first}
+    second = again(first)
+    for tensor in second:
+        np.testing.assert_array_equal(tensor.load(), values[tensor.name], tensor.name)
+        assert tensor.dtype is first[tensor.name].dtype
+    assert second.aliases == first.aliases
+    # What a copy holds is its own: a descriptor that it gives back is not the first one's.
+    del second, tensor
+    gc.collect()
+    for tensor in first:
+        np.testing.assert_array_equal(tensor.load(), values[tensor.name], tensor.name)
+
+
+def test_a_pickled_checkpoint_is_not_read_from_another_file_of_that_name(tmp_path):
+    path = tmp_path / "m.pth"
+    shutil.copy(FIXTURES / "digits-cnn.pth", path)
+    kept = pickle.dumps(wtool.open(path))
+    shutil.copy(FIXTURES / "digits-cnn-fresh.pth", path)
+    with pytest.raises(InputError, match=r"m\.pth: file was changed or replaced|shrank"):
+        pickle.loads(kept)

@@ -9,6 +9,7 @@ Sources: torch 2.13 `torch/storage.py`; TensorFlow 2.21 `types.proto`; safetenso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -56,11 +57,19 @@ class DType:
         """Bytes of one element as stored in whole bytes: bits / 8, rounded up."""
         return (self.bits + 7) // 8
 
+    def __reduce__(self) -> tuple[Callable[[str], DType], tuple[str]]:
+        """By its name: a copy and what another process sends are the one object of the type."""
+        return _by_name, (self.name,)
+
     def __repr__(self) -> str:
         return f"DType({self.name})"
 
     def __str__(self) -> str:
         return self.name
+
+
+def _by_name(name: str) -> DType:
+    return DTYPES[name]
 
 
 # Carriers that come from ml_dtypes, not NumPy.

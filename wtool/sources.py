@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -70,6 +70,10 @@ class Descriptors:
                 if idle is not None:
                     os.close(self._open.pop(idle))
 
+    def __reduce__(self) -> tuple[type[Descriptors], tuple[int]]:
+        """Pickled without what is open: a descriptor is a number that only this process knows."""
+        return Descriptors, (self._limit,)
+
     def __del__(self) -> None:
         for fd in self._open.values():
             os.close(fd)
@@ -96,7 +100,7 @@ class FileSource:
     descriptors: what opens it anew for each use; without, it stays open until it is closed.
 
     Raises MissingInput where it cannot be opened, UnsafeInput for devices, pipes and sockets.
-    Safe to read from several threads.
+    Safe to read from several threads. Pickled, it is opened anew and must be the same file still.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class FileSource:
         self._status = os.fstat(self._fd)
         self._descriptors = descriptors
         # Opened again under this name, wherever the process has gone meanwhile.
-        self._path = os.path.abspath(self.name) if descriptors else self.name
+        self._path = os.path.abspath(self.name)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
             is_directory = stat.S_ISDIR(self._status.st_mode)
@@ -173,6 +177,19 @@ class FileSource:
             os.close(self._fd)
             self._fd = -1
 
+    def __reduce__(self) -> tuple[Callable[..., FileSource], tuple[object, ...]]:
+        """Never the descriptor: in a process of its own that number is another file."""
+        facts = (self._path, self.name, _identity(self._status), self._descriptors)
+        return _open_again, facts
+
+    def __deepcopy__(self, memo: object) -> FileSource:
+        """Itself: nothing of it changes, and the file may be gone by now."""
+        return self
+
+    def __copy__(self) -> FileSource:
+        """See __deepcopy__."""
+        return self
+
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
@@ -194,6 +211,10 @@ class BytesSource:
         view = memoryview(buffer).cast("B")
         _check_range(self, offset, len(view))
         view[:] = self._view[offset : offset + len(view)]
+
+    def __reduce__(self) -> tuple[type[BytesSource], tuple[bytes, str]]:
+        """Pickled with its bytes: a view of memory cannot be."""
+        return BytesSource, (bytes(self._view), self.name)
 
 
 class WindowSource:
@@ -251,6 +272,17 @@ def _open_file(name: str) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MissingInput(f"cannot open: {reason.lower()}", path=name) from error
+
+
+def _open_again(
+    path: str, name: str, identity: tuple[int, ...], descriptors: Descriptors | None
+) -> FileSource:
+    """The source that was pickled; an InputError where another file has taken its place."""
+    source = FileSource(path, descriptors=descriptors)
+    source.name = name
+    if _identity(source._status) != identity:
+        raise _changed(name, identity[2], source.size)
+    return source
 
 
 def _changed(name: str, before: int, now: int) -> InputError:
