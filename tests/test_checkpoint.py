@@ -154,3 +154,12 @@ def test_a_pickled_checkpoint_is_not_read_from_another_file_of_that_name(tmp_pat
     shutil.copy(FIXTURES / "digits-cnn-fresh.pth", path)
     with pytest.raises(InputError, match=r"m\.pth: file was changed or replaced|shrank"):
         pickle.loads(kept)
+
+
+def test_a_checkpoint_contains_the_names_of_its_tensors():
+    tensor = view("fc.weight", (2,))
+    checkpoint = build("m.pth", "test", [tensor])
+    assert "fc.weight" in checkpoint
+    assert tensor in checkpoint
+    assert "fc.bias" not in checkpoint
+    assert view("fc.weight", (2,)) not in checkpoint

@@ -202,6 +202,12 @@ class Checkpoint:
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def __contains__(self, tensor: object) -> bool:
+        """Whether it has a tensor of that name, or that very Tensor."""
+        if isinstance(tensor, Tensor):
+            return self.tensors.get(tensor.name) is tensor
+        return tensor in self.tensors
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
