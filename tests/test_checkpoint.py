@@ -163,3 +163,24 @@ def test_a_checkpoint_contains_the_names_of_its_tensors():
     assert tensor in checkpoint
     assert "fc.bias" not in checkpoint
     assert view("fc.weight", (2,)) not in checkpoint
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty(4),
+        np.empty(3, np.float32),
+        np.empty(5, np.float32),
+        np.empty((2, 2), np.float32),
+        np.empty(8, np.float32)[::2],
+    ],
+)
+def test_read_refuses_an_array_that_the_elements_would_not_fill(out):
+    with pytest.raises(ValueError, match=r"tensor 'w': out: expected float32 \(4,\), contiguous;"):
+        view("w", (8,)).read(0, 4, out)
+
+
+def test_read_fills_the_array_that_it_is_given():
+    out = np.empty(4, np.float32)
+    assert view("w", (8,)).read(2, 6, out) is out
+    assert out.tolist() == [2, 3, 4, 5]

@@ -114,11 +114,27 @@ class Tensor:
         return absolute(extent.source, extent.offset)[1] if isinstance(extent, Strided) else None
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Elements [start, stop) in C order, (stop - start,) of the carrier dtype; fills `out`."""
+        """Elements [start, stop) in C order, (stop - start,) of the carrier dtype; fills `out`.
+
+        ValueError where `out` is not a contiguous array of that shape and dtype, IndexError where
+        the tensor has no such elements.
+        """
+        if out is not None:
+            self._check_out(stop - start, out)
         try:
             return self.extent.read(start, stop, out)
         except WtoolError as error:
             raise error.locate(tensor=self.name) from error.__cause__
+
+    def _check_out(self, count: int, out: np.ndarray) -> None:
+        """ValueError where filling `out` would leave part of it or mistake its bytes."""
+        carrier = self.dtype.carrier
+        if (out.shape, out.dtype) != ((count,), carrier) or not out.flags.c_contiguous:
+            spaced = "" if out.flags.c_contiguous else ", not contiguous"
+            raise ValueError(
+                f"tensor '{self.name}': out: expected {carrier} ({count},), contiguous; "
+                f"found {out.dtype} {out.shape}{spaced}"
+            )
 
     @property
     def is_expanded(self) -> bool:
