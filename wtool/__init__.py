@@ -8,8 +8,9 @@ report = wtool.stats(checkpoint, by="layer")  # or wtool.stats("model.pth", by="
 report.rows, report.totals, report.ok         # raw numbers; print(report) shows the table
 
 Every command is a function of the same name, and an option `--keep-norms` is the keyword
-`keep_norms=True`. All raise WtoolError, one line with the facts; `wtool COMMAND --help` and
-help(wtool.stats) say the same.
+`keep_norms=True`. What may be repeated takes a list, or one text: `select="fc.*"`. The rules of
+`freeze` are pairs in their order: `rules=[("freeze", "*"), ("replace", "fc")]`. All raise
+WtoolError, one line with the facts; `wtool COMMAND --help` and help(wtool.stats) say the same.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from wtool.commands.saving import (
 )
 from wtool.commands.saving_options import saving_options, shaping_options
 from wtool.commands.saving_report import loss_notes, refusal_notes, summary, with_proof
-from wtool.commands.selection import matches
+from wtool.commands.selection import each, matches
 from wtool.conversion.cast_extent import CastExtent
 from wtool.dtypes import DTYPES, DType
 from wtool.errors import UnsupportedError, UsageError, counted
@@ -111,7 +111,7 @@ def cast(
         raise UsageError("bad --on-overflow", expected=ON_OVERFLOW, found=on_overflow)
     opened, chosen = open_source(source, select, exclude, root)
     shaped = shape(chosen, strip_prefix=strip_prefix, rename=rename, model_only=model_only, ema=ema)
-    kept = {name for pattern in keep for name in matches(pattern, list(shaped.tensors))}
+    kept = {name for pattern in each(keep) for name in matches(pattern, list(shaped.tensors))}
     if keep_norms:
         kept |= {tensor.name for tensor in shaped if _is_of_norm(tensor)}
     casts = _casts(shaped, DTYPES[to], kept, on_overflow)

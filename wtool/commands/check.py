@@ -14,7 +14,7 @@ from wtool.checks.policy import Policy, read_policy
 from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run, unused
 from wtool.checks.subject import Subject
 from wtool.commands import PATH, as_text, open_model, report_command
-from wtool.commands.selection import choose
+from wtool.commands.selection import choose, each
 from wtool.errors import UsageError, counted
 from wtool.report import Column, Index, Report
 
@@ -80,9 +80,11 @@ def check(
         if policy is None
         else read_policy(as_text(policy))
     )
-    chosen = choose_rules([*only] or law.only, [*ignore, *law.ignore])
+    chosen = choose_rules([*each(only)] or law.only, [*each(ignore), *law.ignore])
     choose_rules([*law.severity, *(entry.rule for entry in law.suppress)])
     limit = fail_on or law.fail_on or "warning"
+    if limit not in SEVERITIES[1:]:
+        raise UsageError("bad --fail-on", expected=" or ".join(SEVERITIES[1:]), found=limit)
     outcomes: list[tuple[str, Outcome]] = []
     sources: list[str] = []
     notes: list[str] = []

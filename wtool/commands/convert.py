@@ -40,6 +40,7 @@ from wtool.commands.saving_report import (
     summary,
     with_proof,
 )
+from wtool.commands.selection import each
 from wtool.report import Column, Report
 
 _PLAN_COLUMNS = (
@@ -104,7 +105,7 @@ def convert(
         fixtures/topics-rnn.weights.h5
     """
     target, template, sidecar = as_text(target), as_text(template), as_text(sidecar)
-    asked = Framework(to, as_text(map), as_text(like), set, sidecar, assume)
+    asked = Framework(to, as_text(map), as_text(like), each(set), sidecar, each(assume))
     opened, chosen = open_source(source, select, exclude, root)
     shaped = shape(chosen, strip_prefix=strip_prefix, rename=rename, model_only=model_only, ema=ema)
     outcome = None

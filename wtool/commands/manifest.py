@@ -10,7 +10,7 @@ import click
 
 from wtool.checkpoint import Checkpoint
 from wtool.commands import PATH, as_text, open_model, refuse_report, report_command
-from wtool.commands.selection import choose
+from wtool.commands.selection import choose, each
 from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
 from wtool.report import Column, Report, human_bytes
@@ -77,8 +77,8 @@ def manifest(
         record_model(
             choose(checkpoint, select, exclude),
             digest,
-            select=select,
-            exclude=exclude,
+            select=each(select),
+            exclude=each(exclude),
             jobs=jobs,
             progress=progress,
         )

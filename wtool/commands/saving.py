@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from wtool.checkpoint import Checkpoint, Tensor
+from wtool.commands.selection import choose, each
 from wtool.errors import LossError, OutputError, UsageError, shorten
 from wtool.sources import describe_mode
 
@@ -56,7 +57,7 @@ class Target:
     @property
     def allowed(self) -> set[str]:
         """Kinds of loss to accept."""
-        return {*self.allow, *(("extras",) if self.drop_extras else ())}
+        return {*each(self.allow), *(("extras",) if self.drop_extras else ())}
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def shape(
         checkpoint = shaping.model_only(checkpoint)
     if ema:
         checkpoint = shaping.averaged(checkpoint)
-    return naming.rename(naming.strip_prefixes(checkpoint, strip_prefix), rename)
+    return naming.rename(naming.strip_prefixes(checkpoint, each(strip_prefix)), each(rename))
 
 
 def open_source(
@@ -306,7 +307,6 @@ def open_source(
 ) -> tuple[Checkpoint, Checkpoint]:
     """(what was opened, what of it is selected)."""
     from wtool.commands import open_model
-    from wtool.commands.selection import choose
     from wtool.conversion.shaping import with_tensors
 
     opened = source if isinstance(source, Checkpoint) else open_model(source, root=root)

@@ -32,6 +32,11 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UsageError(f"bad pattern '{pattern}': {error}") from error
 
 
+def each(texts: str | Iterable[str]) -> tuple[str, ...]:
+    """What a keyword names that takes several texts; one alone is one, not its letters."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
 def matches(pattern: str, names: Sequence[str]) -> list[str]:
     """The names that `pattern` selects; UsageError where there is none."""
     compiled = compile_pattern(pattern)
@@ -50,6 +55,7 @@ def choose(
 
     UsageError where a pattern matches nothing: a typing error must not pass for a clean result.
     """
+    select, exclude = each(select), each(exclude)
     if not select and not exclude:
         return checkpoint
     names = list(checkpoint.tensors)
@@ -69,8 +75,8 @@ def keep_names(
 
     strict: it raises UsageError where a pattern matches none of the names.
     """
-    chosen = [(compile_pattern(p), p) for p in select]
-    dropped = [(compile_pattern(p), p) for p in exclude]
+    chosen = [(compile_pattern(p), p) for p in each(select)]
+    dropped = [(compile_pattern(p), p) for p in each(exclude)]
 
     def keep(names: Iterable[str]) -> set[str]:
         every = set(names)

@@ -281,6 +281,8 @@ def _check_column(sort: str | None, known: Sequence[str]) -> None:
 
 def _arrange(rows: list[dict[str, Any]], sort: str | None, top: int | None) -> list[dict[str, Any]]:
     """The first rows by a column, largest first (words from a to z), empty cells last."""
+    if top is not None and top < 0:
+        raise UsageError("bad number of rows", expected="--top 0 or more", found=top)
     if sort is not None:
         filled = [row for row in rows if row.get(sort) is not None]
         empty = [row for row in rows if row.get(sort) is None]

@@ -81,6 +81,9 @@ def decide(checkpoint: Checkpoint, rules: Sequence[Rule], match: Match) -> Decis
     """
     if not rules:
         raise UsageError("no rule says what is frozen", hint="for example --freeze 'backbone.*'")
+    for rule in rules:
+        if rule.name not in RULES:
+            raise UsageError("unknown rule", expected=", ".join(RULES), found=rule.name)
     tensors = model_tensors(checkpoint)
     learned = {name: tensor for name, tensor in tensors.items() if not is_buffer(tensor)}
     decision = Decision("trained" if RULES[rules[0].name] == "frozen" else "frozen")
