@@ -291,3 +291,15 @@ def test_xavier_with_a_gain_is_named_with_it():
     torch.manual_seed(3)
     weight = torch.nn.init.xavier_uniform_(torch.empty(200, 300), gain=2**0.5)
     assert verdict(weight.numpy()) == "fresh: xavier_uniform_gain_1.41"
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors", "torch-zip"])
+def test_keras_layers_get_the_same_verdicts_from_every_container(format):
+    random = np.random.default_rng(0)
+    glorot = random.uniform(-(6**0.5) / 12, 6**0.5 / 12, (16, 128)).astype(np.float32)
+    bias = random.standard_normal(128).astype(np.float32) * 0.01
+    arrays = {"dense/kernel": glorot, "dense/bias": bias}
+    expected = [judgement for _, judgement in judge_all(in_memory(arrays, "keras_archive"))]
+    assert [judgement.verdict for judgement in expected] == ["trained", "trained"]
+    found = [judgement for _, judgement in judge_all(in_memory(arrays, format))]
+    assert found == expected

@@ -190,3 +190,27 @@ def test_a_lone_square_conv1d_has_no_layout():
 def test_layout_follows_the_name_then_the_format(name, format, layout):
     checkpoint = in_memory({name: np.zeros((4, 3, 2), np.float32)}, format)
     assert layout_of(checkpoint[name], checkpoint) == layout
+
+
+def test_a_bias_beside_a_keras_kernel_is_keras_in_every_container():
+    arrays = {
+        "lstm/lstm_cell/kernel": np.zeros((16, 32), np.float32),
+        "lstm/lstm_cell/bias": np.zeros(32, np.float32),
+        "dense/kernel:0": np.zeros((8, 3), np.float32),
+        "dense/bias:0": np.zeros(3, np.float32),
+        "conv.kernel": np.zeros((3, 3, 1, 8), np.float32),
+        "conv.bias": np.zeros(8, np.float32),
+    }
+    for format in ("npz", "safetensors", "torch-zip", "keras_archive"):
+        checkpoint = in_memory(arrays, format)
+        assert {layout_of(tensor, checkpoint) for tensor in checkpoint} == {"keras"}, format
+
+
+def test_dotted_names_of_torch_keep_their_layout_in_a_tensorflow_file():
+    arrays = {
+        "encoder.q.weight": np.zeros((8, 32), np.float32),
+        "encoder/weight": np.zeros((8, 32), np.float32),
+        "weight": np.zeros((8, 32), np.float32),
+    }
+    checkpoint = in_memory(arrays, "tensorflow")
+    assert [layout_of(tensor, checkpoint) for tensor in checkpoint] == ["torch", "keras", "keras"]

@@ -40,9 +40,10 @@ _CONV1D = {"c_proj": ("c_attn", "c_fc"), "c_attn": (), "c_fc": (), "q_attn": ("c
 def layout_of(tensor: Tensor, checkpoint: Checkpoint) -> Layout:
     """Axis convention of a weight: "torch" (out, in, k..), "keras" (k.., in, out), or "unknown".
 
-    Decided by the last component of the name, then by the file's format. A dense weight of a
-    PyTorch file whose bias is as long as its last axis, not its first, is stored (in, out): GPT-2's
-    Conv1D. The law: the answer depends on names and shapes only, never on values.
+    Decided by the last component of the name, a bias by that of its weight, then by the file's
+    format. A dense weight of a PyTorch file whose bias is as long as its last axis, not its first,
+    is stored (in, out): GPT-2's Conv1D. PyTorch's dotted names keep their layout in a TensorFlow
+    file. The law: the answer depends on names and shapes only, never on values.
     """
     module, leaf = split_leaf(tensor.name)
     if leaf in _KERAS_LEAVES:
@@ -51,6 +52,8 @@ def layout_of(tensor: Tensor, checkpoint: Checkpoint) -> Layout:
         return _matrix_layout(module, tensor, checkpoint)
     if leaf in _TORCH_LEAVES or leaf.startswith(_TORCH_STARTS):
         return "torch"
+    if leaf == "bias" and _is_beside_kernel(tensor, checkpoint):
+        return "keras"
     return _format_layout(checkpoint)
 
 
@@ -149,6 +152,14 @@ def initialiser_fans(shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
     return shape[1] * window, shape[0] * window
 
 
+def _is_beside_kernel(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    """Whether the layer of a bias has a weight that only Keras calls so, in whichever container."""
+    module, leaf = split_leaf(tensor.name)
+    prefix = tensor.name[: len(module) + 1] if module else ""
+    suffix = tensor.name[len(prefix) + len(leaf) :]
+    return any(f"{prefix}{other}{suffix}" in checkpoint.tensors for other in _KERAS_LEAVES)
+
+
 def _matrix_layout(module: str, tensor: Tensor, checkpoint: Checkpoint) -> Layout:
     """Layout of a rank-2 `weight`: PyTorch's, unless it is a Conv1D."""
     rows, columns = tensor.shape
@@ -160,6 +171,8 @@ def _matrix_layout(module: str, tensor: Tensor, checkpoint: Checkpoint) -> Layou
             return "keras"
         return "torch" if bias.count == rows else "unknown"
     if last not in _CONV1D:
+        if separator == "." and parent:
+            return "torch"
         return "torch" if _format_layout(checkpoint) != "keras" else "keras"
     for sibling in (*_CONV1D[last], last):
         other = checkpoint.tensors.get(f"{parent}{separator}{sibling}{separator}weight")
