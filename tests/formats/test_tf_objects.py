@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+import wtool
 from wtool.errors import InputError, MissingInput, UnsafeInput, UsageError
 from wtool.formats import open_checkpoint
 
@@ -117,6 +119,28 @@ def test_an_export_of_keras_3_shows_each_weight_once(tmp_path, keras3):
     assert kinds["dw/kernel"] == "depthwise"
     assert kinds["d1/kernel"] == "dense"
     assert kinds["bn/gamma"] == kinds["bn/moving_mean"] == "norm"
+
+
+def test_layers_of_a_subclassed_model_that_share_names_keep_their_roles(tmp_path):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            layers = keras.layers
+            self.first = keras.Sequential([layers.Dense(5), layers.BatchNormalization()])
+            self.second = keras.Sequential([layers.Dense(5), layers.BatchNormalization()])
+            self.head = layers.Dense(2)
+
+        def call(self, x):
+            return self.head(self.second(self.first(x)))
+
+    model = Net()
+    model(np.zeros((2, 6), "float32"))
+    model.export(str(tmp_path / "e"), verbose=False)
+    checkpoint = assert_equal_to_tensorflow(tmp_path / "e", tmp_path / "e/variables/variables")
+    learned = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    kept = model.count_params() - learned
+    totals = wtool.count(checkpoint).totals
+    assert (totals["parameters"], totals["biases"], totals["buffers"]) == (learned, 22, kept)
 
 
 def test_a_saved_model_of_keras_2_opens_by_directory_and_by_file(tmp_path, keras2):

@@ -35,6 +35,14 @@ _WEIGHTS_OF_OPTIMIZER = "_trainable_variables"
 # Keras 3's export stores each variable under this list once more.
 _EXPORT_LIST = "_all_variables"
 _AVERAGES = frozenset(("_model_variables_moving_average", "average", "ema"))
+# What a layer of Keras calls its variables, for those that share their name with others: a path
+# such as "variables/3" tells nothing of what a variable is.
+_ROLES_BY_OWN_NAME = {
+    **dict.fromkeys(("kernel", "recurrent_kernel", "embeddings", "gamma"), "weight"),
+    **dict.fromkeys(("depthwise_kernel", "pointwise_kernel"), "weight"),
+    **dict.fromkeys(("bias", "beta"), "bias"),
+    **dict.fromkeys(("moving_mean", "moving_variance", "seed_generator_state"), "buffer"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def name_tensors(stored: Sequence[tuple[str, Extent]]) -> Named:
     kept = [value for value in values if value.key not in duplicates]
     names = _names(kept)
     tensors = [
-        Tensor(name, value.key, value.extent, value.role, path=value.path)
+        Tensor(name, value.key, value.extent, _role(name, value), path=value.path)
         for name, value in zip(names, kept, strict=True)
     ]
     own_names = [value.full_name for value in kept]
@@ -150,6 +158,13 @@ def _stated_role(place: Place, path: tuple[str, ...], places: dict[int, Place]) 
             return None
         return "ema" if below and below[0] in _AVERAGES else "optimizer"
     return "other" if BOOKKEEPING_EDGES.intersection(path) else None
+
+
+def _role(name: str, value: _Value) -> str | None:
+    """The role that the file states; by the variable's own name where another is shown."""
+    if value.role is not None or name == value.full_name:
+        return value.role
+    return _ROLES_BY_OWN_NAME.get(value.full_name.rpartition("/")[2])
 
 
 def _own_role(key: str, extent: Extent) -> str | None:
