@@ -116,3 +116,32 @@ def test_spectral_normalisation_counts_its_kernel_once(tmp_path):
     for name in ("m.keras", "m.h5"):
         model.save(tmp_path / name)
         assert wtool.count(tmp_path / name).totals["parameters"] == trained(model)
+
+
+class Subclassed(keras.Model):
+    """Its groups are called by attributes; those before "layers" in the alphabet tell no class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1 = layers.BatchNormalization()
+        self.bn2 = layers.BatchNormalization()
+        self.conv = layers.Conv2D(4, 3)
+        self.fc = layers.Dense(2)
+        self.stem = layers.Conv2D(4, 3)
+
+    def call(self, x: Any) -> Any:
+        return self.fc(self.bn2(self.conv(self.bn1(self.stem(x)))))
+
+
+@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
+def test_layers_of_a_subclassed_model_are_known_by_their_own_names(tmp_path, ending):
+    keras.utils.clear_session()
+    model = Subclassed()
+    model(np.zeros((1, 8, 8, 1), "float32"))
+    path = tmp_path / f"model.{ending}"
+    (model.save if ending == "keras" else model.save_weights)(path)
+    checkpoint = wtool.open(path)
+    assert {"/".join(name.split("/")[-2:]) for name in checkpoint.tensors} == names_of(model)
+    learned = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    totals = wtool.count(checkpoint).totals
+    assert (totals["parameters"], totals["buffers"]) == (learned, model.count_params() - learned)

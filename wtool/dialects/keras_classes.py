@@ -107,9 +107,12 @@ BY_SNAKE_CASE = {to_snake_case(name): name for name in CLASSES}
 
 def class_of_group(group: str) -> str | None:
     """The class that an automatic group name ("conv2d_1") comes from; None for another name."""
-    if group in PARTS:
-        return PARTS[group]
-    return BY_SNAKE_CASE.get(re.sub(r"_\d+$", "", group))
+    return PARTS.get(group) or class_of_name(group)
+
+
+def class_of_name(name: str) -> str | None:
+    """The class that an automatic name of a layer ("conv2d_1") comes from; None for another."""
+    return BY_SNAKE_CASE.get(re.sub(r"_\d+$", "", name))
 
 
 def variable_names(

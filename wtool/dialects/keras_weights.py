@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from wtool.checkpoint import Tensor
 from wtool.dialects.keras_classes import (
     class_of_group,
+    class_of_name,
     kind_of_class,
     kind_of_variable,
     layers_of,
@@ -146,7 +147,8 @@ class _Layers:
     def _layer(self, group: str, last: str) -> Layer:
         """What is known of the group at path `group`, called `last`."""
         name = self.stated.get(group)
-        class_name, config = class_of_group(last), None
+        # A subclassed model's groups are called by its attributes; layers name themselves by class.
+        class_name, config = class_of_group(last) or class_of_name(name or ""), None
         if name in self.by_name:
             class_name, config = self.by_name[name]
         elif group in self.configured:
