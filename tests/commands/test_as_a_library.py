@@ -59,3 +59,18 @@ def test_one_text_alone_is_one_in_every_command(tmp_path):
 def test_a_value_that_the_command_line_refuses_is_refused_here(call, message):
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_root_is_refused_for_a_checkpoint_that_is_open(tmp_path):
+    training = wtool.open(FIXTURES / "digits-cnn-training.pth")
+    out = tmp_path / "out.safetensors"
+    for call in (
+        lambda: wtool.convert(training, out, root="ema", model_only=True),
+        lambda: wtool.cast(training, out, to="float16", root="ema", model_only=True),
+        lambda: wtool.check(training, root="ema"),
+        lambda: wtool.manifest(training, output=out, root="ema"),
+        lambda: wtool.freeze(training, rules=[("freeze", "*")], output=out, root="ema"),
+    ):
+        with pytest.raises(UsageError, match=r"root says how to open a file.*root='ema'"):
+            call()
+    assert not out.exists()

@@ -182,6 +182,19 @@ def opened(model: Checkpoint | str | os.PathLike[str]) -> Checkpoint:
     return model if isinstance(model, Checkpoint) else open_model(model)
 
 
+def opened_at(model: Checkpoint | str | os.PathLike[str], root: str | None) -> Checkpoint:
+    """See `opened`; UsageError where `root` is named for what is open already."""
+    if not isinstance(model, Checkpoint):
+        return open_model(model, root=root)
+    if root is None:
+        return model
+    raise UsageError(
+        "root says how to open a file, and this checkpoint is open",
+        path=model.path,
+        hint=f"wtool.open(path, root={root!r})",
+    )
+
+
 @overload
 def as_text(path: str | os.PathLike[str]) -> str: ...
 @overload

@@ -13,7 +13,7 @@ from wtool.checks import SEVERITIES, Rule, rules
 from wtool.checks.policy import Policy, read_policy
 from wtool.checks.runner import Outcome, choose_rules, fails, find_rule, run, unused
 from wtool.checks.subject import Subject
-from wtool.commands import PATH, as_text, open_model, report_command
+from wtool.commands import PATH, as_text, open_model, opened_at, report_command
 from wtool.commands.selection import choose, each
 from wtool.errors import UsageError, counted
 from wtool.report import Column, Index, Report
@@ -89,7 +89,7 @@ def check(
     sources: list[str] = []
     notes: list[str] = []
     for one in asked:
-        opened = one if isinstance(one, Checkpoint) else open_model(one, root=root)
+        opened = opened_at(one, root)
         names = choose(opened, select, exclude).tensors if select or exclude else None
         subject = _subject(opened, law, names, jobs, progress)
         found = sorted(run(subject, chosen), key=lambda o: -SEVERITIES.index(o.severity))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint, Tensor
-from wtool.commands import PATH, PrintedHelp, as_text, open_model, report_command
+from wtool.commands import PATH, PrintedHelp, as_text, opened_at, report_command
 from wtool.commands.manifest import refuse_output, write_manifest
 from wtool.commands.selection import compile_pattern
 from wtool.errors import UsageError, counted
@@ -72,7 +72,7 @@ def freeze(
         raise UsageError("no output for the manifest", hint="-o model.freeze.json")
     output = as_text(output)
     refuse_output(output, force)
-    opened = model if isinstance(model, Checkpoint) else open_model(model, root=root)
+    opened = opened_at(model, root)
     given = [Rule(name, None if value is None else str(value)) for name, value in rules]
     decision = decide(opened, given, _match)
     rows, totals = _count(opened, decision)

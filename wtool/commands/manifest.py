@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import PATH, as_text, open_model, refuse_report, report_command
+from wtool.commands import PATH, as_text, opened_at, refuse_report, report_command
 from wtool.commands.selection import choose, each
 from wtool.errors import UsageError, counted
 from wtool.kernels.digest import ALGORITHMS
@@ -68,7 +68,7 @@ def manifest(
     old = None if previous is None else document.load(previous)
     if old is not None and not isinstance(old, ReleaseManifest):
         raise UsageError("--previous takes a release manifest", found=previous)
-    opened = [m if isinstance(m, Checkpoint) else open_model(m, root=root) for m in given]
+    opened = [opened_at(m, root) for m in given]
     names = [model_name(checkpoint.path) for checkpoint in opened]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

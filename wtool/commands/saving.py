@@ -306,10 +306,10 @@ def open_source(
     root: str | None,
 ) -> tuple[Checkpoint, Checkpoint]:
     """(what was opened, what of it is selected)."""
-    from wtool.commands import open_model
+    from wtool.commands import opened_at
     from wtool.conversion.shaping import with_tensors
 
-    opened = source if isinstance(source, Checkpoint) else open_model(source, root=root)
+    opened = opened_at(source, root)
     chosen = choose(opened, select, exclude)
     if len(chosen) == len(opened):
         return opened, opened

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wtool.checkpoint import Checkpoint
-from wtool.commands import PATH, as_text, open_model, report_command, weight_file_kind
+from wtool.commands import PATH, as_text, open_model, opened_at, report_command, weight_file_kind
 from wtool.commands.selection import keep_names
 from wtool.commands.verify_frozen import verify_frozen
 from wtool.errors import InputError, MalformedInput, UsageError, counted
@@ -77,7 +77,7 @@ def verify(
     if files or tensors or structure or name is not None:
         raise UsageError("--files, --tensors, --structure and --name go with a release manifest")
     return verify_frozen(
-        model if isinstance(model, Checkpoint) else open_model(model, root=root),
+        opened_at(model, root),
         loaded,
         folder=os.path.dirname(manifest),
         tolerance=tolerance,
@@ -127,7 +127,7 @@ def _verify_release(
     from wtool.manifests.verification import check_files
 
     path = model if isinstance(model, str) else model.path
-    checkpoint = None if isinstance(model, str) else model
+    checkpoint = None if isinstance(model, str) else opened_at(model, root)
     if checkpoint is None and (parts.tensors or parts.structure):
         checkpoint = open_model(path, root=root)
     record = _find_record(manifest, path, checkpoint, name)
