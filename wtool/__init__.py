@@ -23,10 +23,24 @@ from wtool.errors import WtoolError
 
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
+    from wtool.commands.cast import cast as cast
+    from wtool.commands.check import check as check
+    from wtool.commands.convert import convert as convert
+    from wtool.commands.count import count as count
+    from wtool.commands.diff import diff as diff
+    from wtool.commands.doctor import doctor as doctor
+    from wtool.commands.freeze import freeze as freeze
+    from wtool.commands.init import init as init
+    from wtool.commands.ls import ls as ls
+    from wtool.commands.manifest import manifest as manifest
+    from wtool.commands.map import map as map
+    from wtool.commands.stats import stats as stats
+    from wtool.commands.verify import verify as verify
 
 __version__ = "0.1.0"
 
-# Every command is a function of the same name, imported on first use. Help keeps this order.
+# Every command is a function of the same name, imported on first use, and known to type checkers
+# from the imports above. Help keeps this order.
 COMMANDS = (
     "ls",
     "count",
@@ -64,7 +78,13 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *COMMANDS})
 
 
-def __getattr__(name: str) -> Any:
+def _command(name: str) -> Any:
+    """The function of a command; what is no command is no attribute either."""
     if name in COMMANDS:
         return getattr(import_module(f"wtool.commands.{name}"), name)
     raise AttributeError(f"module 'wtool' has no attribute {name!r}")
+
+
+# A type checker that sees a `__getattr__` takes every name for one of ours, of any type.
+if not TYPE_CHECKING:
+    __getattr__ = _command
