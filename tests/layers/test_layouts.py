@@ -200,6 +200,7 @@ def test_a_bias_beside_a_keras_kernel_is_keras_in_every_container():
         "dense/bias:0": np.zeros(3, np.float32),
         "conv.kernel": np.zeros((3, 3, 1, 8), np.float32),
         "conv.bias": np.zeros(8, np.float32),
+        "p_re_lu/alpha": np.zeros((1, 1, 5), np.float32),
     }
     for format in ("npz", "safetensors", "torch-zip", "keras_archive"):
         checkpoint = in_memory(arrays, format)
@@ -210,7 +211,9 @@ def test_dotted_names_of_torch_keep_their_layout_in_a_tensorflow_file():
     arrays = {
         "encoder.q.weight": np.zeros((8, 32), np.float32),
         "encoder/weight": np.zeros((8, 32), np.float32),
+        "shared.weight": np.zeros((8, 32), np.float32),
         "weight": np.zeros((8, 32), np.float32),
     }
     checkpoint = in_memory(arrays, "tensorflow")
-    assert [layout_of(tensor, checkpoint) for tensor in checkpoint] == ["torch", "keras", "keras"]
+    layouts = [layout_of(tensor, checkpoint) for tensor in checkpoint]
+    assert layouts == ["torch", "keras", "torch", "keras"]

@@ -52,7 +52,8 @@ def layout_of(tensor: Tensor, checkpoint: Checkpoint) -> Layout:
         return _matrix_layout(module, tensor, checkpoint)
     if leaf in _TORCH_LEAVES or leaf.startswith(_TORCH_STARTS):
         return "torch"
-    if leaf == "bias" and _is_beside_kernel(tensor, checkpoint):
+    # PyTorch joins the names of modules by dots, Keras and TensorFlow by slashes.
+    if "/" in tensor.name or (leaf == "bias" and _is_beside_kernel(tensor, checkpoint)):
         return "keras"
     return _format_layout(checkpoint)
 
@@ -171,7 +172,7 @@ def _matrix_layout(module: str, tensor: Tensor, checkpoint: Checkpoint) -> Layou
             return "keras"
         return "torch" if bias.count == rows else "unknown"
     if last not in _CONV1D:
-        if separator == "." and parent:
+        if "." in tensor.name and "/" not in tensor.name:
             return "torch"
         return "torch" if _format_layout(checkpoint) != "keras" else "keras"
     for sibling in (*_CONV1D[last], last):
