@@ -19,6 +19,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -52,6 +53,9 @@ class Output:
         self._flushed = 0
         self._flusher: _Flusher | None = None
         self._fd = -1
+
+    def open(self) -> None:
+        """Make the temporary file: once, by who will `discard` it whatever comes."""
         try:
             self._fd = os.open(
                 self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
@@ -105,7 +109,7 @@ class Output:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError, ValueError):
             os.unlink(self.temporary)
 
     def _stop_flusher(self) -> None:
@@ -166,7 +170,9 @@ class OutputSet:
     def create(self, path: str | os.PathLike[str]) -> Output:
         """A new temporary file beside `path`."""
         output = Output(path, self._written)
+        # First: a signal may come when the file is there and `open` has not returned.
         self._outputs.append(output)
+        output.open()
         return output
 
     def __enter__(self) -> OutputSet:
@@ -184,8 +190,7 @@ class OutputSet:
                     output.sync()
                 self._publish()
         finally:
-            for output in self._outputs:
-                output.discard()
+            _do_all([output.discard for output in self._outputs])
 
     def _publish(self) -> None:
         for output in self._outputs:
@@ -218,9 +223,7 @@ class OutputSet:
                 with contextlib.suppress(OSError):
                     os.rename(backup, path)
             raise
-        for backup, _ in old:
-            with contextlib.suppress(OSError):
-                os.unlink(backup)
+        _do_all([partial(_unlink, backup) for backup, _ in old])
 
 
 def refuse_targets(paths: Sequence[str], nbytes: int, *, force: bool) -> None:
@@ -277,6 +280,25 @@ def _copy_mode(output: Output) -> None:
     """Give the new file the permissions of the one it replaces."""
     with contextlib.suppress(OSError):
         os.chmod(output.temporary, stat.S_IMODE(os.stat(output.path).st_mode))
+
+
+def _do_all(removals: Sequence[Callable[[], None]]) -> None:
+    """Call each, and all of them once more where a signal stops the first pass half-way.
+
+    There is no second: see `wtool.stopping`. Removing files of many GB takes a while.
+    """
+    try:
+        for remove in removals:
+            remove()
+    except BaseException:
+        for remove in removals:
+            remove()
+        raise
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _rename(old: str, new: str) -> None:
