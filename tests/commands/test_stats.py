@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import Future
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from wtool.commands.stats import stats
 from wtool.dtypes import DTYPES
 from wtool.errors import UnsupportedError, UsageError
 from wtool.extents import Absent, Decoded, Strided
+from wtool.kernels import selection
 from wtool.report import Bins
 from wtool.sources import BytesSource
 
@@ -350,6 +353,51 @@ def test_progress_ends_with_all_bytes():
         progress=lambda done, total: calls.append((done, total)),
     )
     assert calls[-1] == (424, 424)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "by", "passes"),
+    [
+        (["f4"], "tensor", 3),
+        (["f8"], "tensor", 5),
+        (["c8"], "tensor", 5),
+        (["f4", "i8"], "dtype", None),
+        (["f4", "f8", "f2"], "role", 5),
+    ],
+)
+def test_progress_of_the_exact_passes_ends_with_all_their_bytes(arrays, by, passes):
+    values = [np.random.default_rng(0).normal(size=20_000).astype(dtype) for dtype in arrays]
+    source = checkpoint(*(tensor(f"t{i}", array) for i, array in enumerate(values)))
+    calls: list[tuple[int, int]] = []
+    stats(source, by=by, exact=True, jobs=1, progress=lambda *call: calls.append(call))
+    nbytes = sum(array.nbytes for array in values)
+    assert (nbytes, nbytes) in calls
+    assert calls[-1][0] == calls[-1][1]
+    expected = 3 * 80_000 + 5 * 160_000 if passes is None else passes * nbytes
+    assert calls[-1][1] == expected
+
+
+def test_whoever_stops_the_exact_passes_does_not_wait_for_them(monkeypatch):
+    monkeypatch.setattr(selection, "_BLOCK_BYTES", 64)
+    array = np.random.default_rng(0).normal(size=20_000).astype("f4")
+    blocks = 0
+
+    def count(call, values, *arguments):
+        nonlocal blocks
+        blocks += 1
+        return call(values, *arguments)
+
+    monkeypatch.setattr(selection, "sortable", partial(count, selection.sortable))
+
+    def wait_and_stop(future):
+        while not blocks:
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", wait_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        stats(checkpoint(tensor("a", array)), exact=True, jobs=1)
+    assert blocks < 1000
 
 
 def test_quantiles_of_few_values_are_exact_and_of_many_within_their_bound():

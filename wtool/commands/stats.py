@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,20 +12,19 @@ import click
 from wtool.checkpoint import Checkpoint, Tensor
 from wtool.commands import opened, report_command, stats_units
 from wtool.commands.grouping import CHOICES, group_of
+from wtool.commands.stats_exact import make_exact
 from wtool.commands.stats_rows import (
-    BINS,
     QUANTILE_NAMES,
     STATISTICS,
     Group,
     columns,
     findings,
     footer,
-    is_coarse,
     statistics,
     totals,
 )
 from wtool.errors import UsageError
-from wtool.report import Bins, Column, Report
+from wtool.report import Column, Report
 
 if TYPE_CHECKING:
     from wtool.kernels.measure import Measured
@@ -107,7 +105,7 @@ def stats(
         members = [[t for t in one.tensors if t.name in seen] for one in groups.values()]
         leading = [Column("group"), Column("tensors", "tensors")]
     if quantiles:
-        _make_exact(answer, members, None if exact else SORT_UP_TO, jobs, executor)
+        make_exact(answer, members, None if exact else SORT_UP_TO, jobs, executor, progress)
     return Report(
         command="stats",
         columns=columns(answer, *leading, sort=sort),
@@ -146,62 +144,6 @@ def _report_units(
         sources=[checkpoint.path],
         footer=stats_units.unit_lines(rows),
     )
-
-
-def _make_exact(
-    rows: Sequence[dict[str, Any]],
-    members: Sequence[Sequence[Tensor]],
-    most: int | None,
-    jobs: int | None,
-    executor: Executor | None,
-) -> None:
-    """Put exact quantiles and bins into the rows that have bounded ones; reads their tensors again.
-
-    members: the tensors of each row, none where it is exact already. most: rows of more values stay
-    as they are, unless `is_coarse` or a quantile is not known; None improves all.
-    """
-    from wtool.kernels.quantiles import QUANTILES
-    from wtool.kernels.selection import bins_from_tensors, select_from_tensors
-
-    def improve_quantiles(index: int) -> None:
-        row, tensors = rows[index], members[index]
-        finite = _values(tensors) - row["nan"] - row["inf"]
-        answers = select_from_tensors(tensors, finite, tuple(QUANTILES.values()))
-        row.update(zip(QUANTILES, answers, strict=True))
-
-    def improve_bins(index: int) -> None:
-        row, tensors = rows[index], members[index]
-        row["histogram"] = Bins(bins_from_tensors(tensors, row["min"], row["max"], BINS))
-
-    few: list[Callable[[], None]] = []
-    many: list[Callable[[], None]] = []
-    for index, (row, tensors) in enumerate(zip(rows, members, strict=True)):
-        if row.get("histogram") is None or all(t.dtype.bits <= 16 for t in tensors):
-            continue
-        is_small = most is not None and _values(tensors) <= most
-        quantiles, bins = is_coarse(row["min"], row["max"])
-        quantiles = quantiles or any(row[name] is None for name in QUANTILES)
-        if most is None or is_small or quantiles:
-            (few if is_small else many).append(partial(improve_quantiles, index))
-        if most is None or is_small or bins:
-            (few if is_small else many).append(partial(improve_bins, index))
-    # So few values are sorted sooner than they are handed to a thread.
-    for work in few:
-        work()
-    if not many:
-        return
-    pool = executor or ThreadPoolExecutor(jobs or os.cpu_count())
-    try:
-        for future in [pool.submit(work) for work in many]:
-            future.result()
-    finally:
-        if executor is None:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _values(tensors: Sequence[Tensor]) -> int:
-    """Number of real values: complex numbers are two each."""
-    return sum(tensor.count * tensor.dtype.components for tensor in tensors)
 
 
 def measure_tensors(

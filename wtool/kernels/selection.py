@@ -37,21 +37,40 @@ def select_quantiles(
 
 
 def select_from_tensors(
-    tensors: Sequence[Any], total: int, quantiles: tuple[float, ...]
+    tensors: Sequence[Any],
+    total: int,
+    quantiles: tuple[float, ...],
+    seen: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """`select_quantiles` of all values of wtool Tensors; those of several types go as float64."""
-    return select_quantiles(lambda: _real_values(tensors), total, quantiles)
+    """`select_quantiles` of all values of wtool Tensors; those of several types go as float64.
+
+    seen: told of the bytes of each block, in every pass.
+    """
+    return select_quantiles(lambda: _real_values(tensors, seen), total, quantiles)
+
+
+def passes_to_select(tensors: Sequence[Any], total: int) -> int:
+    """How often `select_from_tensors` reads the tensors."""
+    if total <= SORT_UP_TO:
+        return 1
+    bits = 8 * tensors[0].dtype.carrier.itemsize if _of_one_type(tensors) else 64
+    return max(1, bits // _DIGIT)
 
 
 def bins_from_tensors(
-    tensors: Sequence[Any], low: float | int, high: float | int, bins: int
+    tensors: Sequence[Any],
+    low: float | int,
+    high: float | int,
+    bins: int,
+    seen: Callable[[int], None] | None = None,
 ) -> list[int]:
     """How many finite values of wtool Tensors lie in each of `bins` equal intervals.
 
     low, high: the least and the greatest of them; the greatest lies in the last interval. One pass.
+    seen: told of the bytes of each block.
     """
     counts = np.zeros(bins, np.int64)
-    for values in _real_values(tensors):
+    for values in _real_values(tensors, seen):
         counts += count_into_bins(values, low, high, bins)
     return [int(count) for count in counts]
 
@@ -87,12 +106,20 @@ def _starts(values: np.ndarray, low: float | int, high: float | int, bins: int) 
     return np.array(bin_starts(float(low), float(high), bins), np.float64)
 
 
-def _real_values(tensors: Sequence[Any]) -> Iterator[np.ndarray]:
-    """All values in blocks, complex ones as two reals; those of several types as float64."""
+def _of_one_type(tensors: Sequence[Any]) -> bool:
     types = {tensor.dtype for tensor in tensors}
-    plain = len(types) == 1 and next(iter(types)).kind in ("float", "int", "uint")
+    return len(types) == 1 and next(iter(types)).kind in ("float", "int", "uint")
+
+
+def _real_values(
+    tensors: Sequence[Any], seen: Callable[[int], None] | None
+) -> Iterator[np.ndarray]:
+    """All values in blocks, complex ones as two reals; those of several types as float64."""
+    plain = _of_one_type(tensors)
     for tensor in tensors:
         for block in tensor.blocks(_BLOCK_BYTES):
+            if seen is not None:
+                seen(block.nbytes)
             values = block.view(block.real.dtype) if block.dtype.kind == "c" else block
             yield values if plain else values.astype(np.float64)
 
