@@ -130,6 +130,25 @@ def test_a_command_killed_at_any_moment_leaves_a_whole_target(folder, command):
             assert run(arguments) == 0
 
 
+@pytest.mark.parametrize(
+    "words", [["stats", "--units"], ["init"], ["diff", "big.safetensors"], ["stats", "--exact"]]
+)
+def test_whoever_stops_a_command_does_not_wait_for_a_tensor_of_many_gb(folder, words):
+    header = '{"fc.weight":{"dtype":"F32","shape":[5000000,10000],"data_offsets":[0,200000000000]}}'
+    with open("big.safetensors", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header.encode())
+        file.truncate(file.tell() + 200_000_000_000)
+    process = start([words[0], "big.safetensors", *words[1:]])
+    # By now it reads; a whole pass would take a minute and more.
+    select.select([], [], [], 2.5)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+
+
 def test_a_folder_that_does_not_exist_is_said_before_the_work(folder, capsys):
     assert run(["cast", "in.pth", "no/m.pth", "--to", "float16"]) == 5
     assert "the folder does not exist" in capsys.readouterr().err

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Only inside __str__: print(report) shows its table.
     "report": {"render"},
     "dtypes": {"errors"},
-    "sources": {"errors"},
+    "sources": {"errors", "stopping"},
     "extents": {"errors", "dtypes", "sources"},
     "checkpoint": {"errors", "dtypes", "sources", "extents"},
     "encodings": {"errors", "sources"},

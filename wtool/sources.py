@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from wtool.errors import InputError, MissingInput, TruncatedInput, UnsafeInput
+from wtool.stopping import end_if_asked
 
 # What a read fills. (collections.abc.Buffer exists from Python 3.12 on.)
 Buffer = bytearray | memoryview
@@ -147,6 +148,8 @@ class FileSource:
             self._descriptors.give_back(self._path)
 
     def _read(self, fd: int, offset: int, buffer: Buffer) -> None:
+        # The main thread, which alone hears of signals, waits for threads that read many GB.
+        end_if_asked()
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):

@@ -36,6 +36,12 @@ def asked_to_stop() -> signal.Signals | None:
     return _received[0] if _received else None
 
 
+def end_if_asked() -> None:
+    """Raise Stopped, in any thread, where a signal came."""
+    if _received:
+        raise Stopped
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     global _raised
     _received.append(signal.Signals(number))
