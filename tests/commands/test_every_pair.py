@@ -157,7 +157,7 @@ def test_a_fixture_comes_back_equal_from_another_container(tmp_path, case, conta
             # The library lists float6, but gives it to no framework.
             kept[tensor.name] = (tensor.name, *rows[tensor.key])
     target = str(tmp_path / NAMES[container])
-    options = {"allow": EVERY_LOSS, "container": container, "root": "."}
+    options = {"allow": EVERY_LOSS, "container": container}
     if refused:
         with pytest.raises(UnsupportedError):
             wtool.convert(source, target, **options)
