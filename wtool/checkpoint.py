@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # What a tensor is to the model. `layers` decides where a reader has no evidence of its own.
 ROLES = ("weight", "bias", "buffer", "optimizer", "ema", "other", "unknown")
+# Roles of what is no part of the model itself: state and copies that training keeps beside it.
+BESIDE_MODEL = ("optimizer", "ema", "other")
 
 
 @dataclass(slots=True, eq=False)

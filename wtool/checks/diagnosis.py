@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.dtypes import DTYPES
 from wtool.errors import MalformedInput, counted, shorten
 from wtool.extents import Strided
@@ -51,7 +52,7 @@ class Expected:
 
 def expected_of(checkpoint: Checkpoint) -> Expected:
     """What a reference model holds, optimizer and copies left out."""
-    kept = [t for t in checkpoint if t.role not in ("optimizer", "ema", "other")]
+    kept = [t for t in checkpoint if t.role not in BESIDE_MODEL]
     return Expected(
         checkpoint.path,
         {t.name: (t.shape, t.dtype.name) for t in kept},
@@ -116,7 +117,7 @@ def examine(checkpoint: Checkpoint) -> Iterator[Symptom]:
 
 def compare(checkpoint: Checkpoint, expected: Expected) -> Iterator[Symptom]:
     """How the model differs from what is expected, the prefix first; nothing where it fits."""
-    mine = {t.name: t for t in checkpoint if t.role not in ("optimizer", "ema", "other")}
+    mine = {t.name: t for t in checkpoint if t.role not in BESIDE_MODEL}
     wanted = expected.tensors
     strip, add = find_prefix(set(mine), set(wanted))
     names = {add + name.removeprefix(strip): name for name in mine}

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.conversion.huggingface_names import (
-    STATE,
     Named,
     has_plain_head,
     is_bare,
@@ -82,7 +82,7 @@ def rules_text(a: Checkpoint | None, b: Checkpoint) -> str | None:
     """
     if not is_huggingface(b):
         return None
-    present = None if a is None else {t.name: t for t in a if t.role not in STATE}
+    present = None if a is None else {t.name: t for t in a if t.role not in BESIDE_MODEL}
     named = _names_alone(b) if present is None else _names_met(b, present)
     met = {one.tensor.name for one in named}
     unread = [one for one in name_tensors(b) if one.tensor.name not in met]
@@ -259,7 +259,7 @@ def _rest(a: Checkpoint, owners: Mapping[str, Named]) -> list[Block] | None:
     blocks: list[Block] = []
     for tensor in a:
         name = tensor.name
-        if tensor.role in STATE or name in owners or split_leaf(name)[1] == _COUNTER:
+        if tensor.role in BESIDE_MODEL or name in owners or split_leaf(name)[1] == _COUNTER:
             continue
         reason = next((why for text, why in CONSTANTS if re.fullmatch(text, name)), None)
         owner = aliases.get(name) or _owner(name, {t.name for t in a})

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
+
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
@@ -36,8 +38,6 @@ LEAVES = {
 }
 # Leaves of a weight normalisation, the same in TensorFlow and in torch before 2.0.
 OLD_NORM = ("weight_g", "weight_v")
-# Roles of tensors that belong to training, not to the model.
-STATE = ("optimizer", "ema", "other")
 _BARE = re.compile(r"tf.*model(_\d+)?")
 # Heads that share no matrix: all that they have is seen in TensorFlow's names.
 _PLAIN_HEADS = re.compile(
@@ -111,7 +111,7 @@ def name_tensors(checkpoint: Checkpoint) -> Iterator[Named]:
     """Every tensor of the model, with its name in the PyTorch class that has a head."""
     legacy = checkpoint.format == "keras_h5"
     for tensor in checkpoint:
-        if tensor.role in STATE:
+        if tensor.role in BESIDE_MODEL:
             continue
         levels = tensor.name.removesuffix(":0").split("/")
         if legacy and tensor.key.count("/") > 1:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.conversion.name_laws import Law, family_of, find_laws
 from wtool.conversion.unit_names import (
     forms_of,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 # Formats in which variables lie below `layers/CLASS_NUMBER/vars`.
 _BY_CLASS = ("keras_weights_h5", "keras_archive", "keras_shards")
-# Roles of variables that no mapping pairs.
-_BESIDE = ("optimizer", "ema", "other")
 # What Keras's own layers hold below their number; "" is what lies in the layer itself.
 _ATTRIBUTES = {
     "", "cell", "layer", "forward_layer", "backward_layer",
@@ -137,7 +136,9 @@ def _is_attribute(tensor: Tensor) -> bool:
     """Whether the variable lies below an attribute that no layer of Keras's own has."""
     folder, vars_, _ = tensor.key.rpartition("/vars/")
     below = re.sub(r"^(?:layers/[^/]+(?:/|$))+", "", folder)
-    return bool(vars_) and tensor.role not in _BESIDE and not set(below.split("/")) <= _ATTRIBUTES
+    return (
+        bool(vars_) and tensor.role not in BESIDE_MODEL and not set(below.split("/")) <= _ATTRIBUTES
+    )
 
 
 def _pair_names(matcher: _Matcher) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from wtool.checkpoint import Checkpoint, Tensor
+from wtool.checkpoint import BESIDE_MODEL, Checkpoint, Tensor
 from wtool.conversion.dense_axes import CONV1D_NAMES, stored_in_out
 from wtool.conversion.inference import in_model_order
 from wtool.conversion.keras_facts import Ordered, facts_of, ordered_kind
@@ -30,8 +30,6 @@ from wtool.conversion.units import cut
 from wtool.errors import UsageError
 from wtool.layers.names import split_leaf
 
-# Roles of tensors that are no part of the model.
-_BESIDE = ("optimizer", "ema", "other")
 # Kind that a Keras file states by its class -> kind of the layout table, for a plain weight.
 _STATED = {
     "dense": "linear",
@@ -89,7 +87,7 @@ def modules_of(checkpoint: Checkpoint) -> dict[str, Members]:
     """Tensors of the model by the path of their module, in stored order."""
     modules: dict[str, Members] = {}
     for tensor in checkpoint:
-        if tensor.role not in _BESIDE:
+        if tensor.role not in BESIDE_MODEL:
             path, leaf = split_leaf(tensor.name)
             modules.setdefault(path, {})[leaf] = tensor
     return modules

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from wtool.checkpoint import Checkpoint
+from wtool.checkpoint import BESIDE_MODEL, Checkpoint
 from wtool.conversion import huggingface
 from wtool.conversion.mapping import parse_mapping
 from wtool.conversion.operation_text import Constant
@@ -24,8 +24,6 @@ from wtool.errors import UsageError
 _SUFFIX = ".toml"
 # Of a model, tried before all: most presets are out of the question after one.
 FIRST_NAMES = 8
-# Roles of tensors that belong to training, not to the model.
-_STATE = ("optimizer", "ema", "other")
 
 # Which variables, with which values: equal on both sides of a rule.
 _Binding = tuple[tuple[str, Value], ...]
@@ -127,7 +125,7 @@ def _is_framework(stated: str, wanted: str) -> bool:
 
 def model_names(checkpoint: Checkpoint) -> list[str]:
     """Names of the tensors that are the model's own."""
-    return [tensor.name for tensor in checkpoint if tensor.role not in _STATE]
+    return [tensor.name for tensor in checkpoint if tensor.role not in BESIDE_MODEL]
 
 
 def unaccounted(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from wtool.checkpoint import Checkpoint, Tensor
+from wtool.checkpoint import BESIDE_MODEL, Checkpoint, Tensor
 from wtool.errors import UnsupportedError, UsageError, shorten
 
-# Roles of what is not part of the model itself.
-COPIES = ("optimizer", "ema", "other")
 # What TensorFlow appends to the name of a variable for its moving average.
 _SHADOW_LEAVES = frozenset(("ExponentialMovingAverage", "ema", "EMA", "shadow"))
 
@@ -44,7 +42,7 @@ def model_only(checkpoint: Checkpoint) -> Checkpoint:
 
     UsageError where nothing is left.
     """
-    kept = [tensor for tensor in checkpoint if tensor.role not in COPIES]
+    kept = [tensor for tensor in checkpoint if tensor.role not in BESIDE_MODEL]
     if not kept:
         raise UsageError("no tensor belongs to a model", path=checkpoint.path)
     if len(kept) == len(checkpoint) and not checkpoint.extras:
@@ -61,7 +59,7 @@ def averaged(checkpoint: Checkpoint) -> Checkpoint:
     copies = [tensor for tensor in checkpoint if tensor.role == "ema"]
     if not copies:
         raise UsageError("no EMA copy in the file", path=checkpoint.path)
-    model = {tensor.name: tensor for tensor in checkpoint if tensor.role not in COPIES}
+    model = {tensor.name: tensor for tensor in checkpoint if tensor.role not in BESIDE_MODEL}
     if not model:
         model = _without_common_prefix(copies)
         return dataclasses.replace(with_tensors(checkpoint, model.values()), extras={})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.conversion.derived import identity
 from wtool.layers.names import split_leaf
 
 if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint
-
-# Roles of tensors that are no part of the model.
-_BESIDE = ("optimizer", "ema", "other")
 
 
 def second_names(torch: Checkpoint, other: Checkpoint) -> dict[str, str]:
@@ -21,7 +19,7 @@ def second_names(torch: Checkpoint, other: Checkpoint) -> dict[str, str]:
     for name, owner in torch.aliases.items():
         tensor = torch[name]
         same = identity(tensor.extent) == identity(torch[owner].extent)
-        if same and tensor.role not in _BESIDE:
+        if same and tensor.role not in BESIDE_MODEL:
             path = split_leaf(name)[0]
             if path.replace(".", "/") not in modules:
                 found[name] = owner

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.conversion.norm_options import UNNAMED, is_unnamed
 from wtool.layers.names import split_leaf
 
@@ -42,8 +43,6 @@ _RECURRENT_LEAF = re.compile(r"(?:weight|bias)_(?:ih|hh)(_l\d+)?(_reverse)?")
 _ATTENTION_PARTS = ("query", "key", "value", "attention_output")
 _GATES = {4: "lstm", 3: "gru", 1: "rnn"}
 _CELLS = ("lstm_cell", "gru_cell", "simple_rnn_cell", "cell")
-# Roles of tensors that no mapping pairs.
-_STATE = ("optimizer", "ema", "other")
 _COUNTERS = ("num_batches_tracked",)
 # Kind that a file states -> what its kernel may be.
 _CONVOLUTIONS = {"conv": ("conv",), "transposed_conv": ("conv_transpose",)}
@@ -96,7 +95,7 @@ def cut(checkpoint: Checkpoint) -> list[Unit]:
     torch = is_torch(checkpoint)
     modules: dict[str, dict[str, Tensor]] = {}
     for tensor in checkpoint:
-        if tensor.role in _STATE or tensor.name in aliases:
+        if tensor.role in BESIDE_MODEL or tensor.name in aliases:
             continue
         module, leaf = split_leaf(tensor.name)
         if leaf not in _COUNTERS:

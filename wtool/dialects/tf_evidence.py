@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wtool.checkpoint import Tensor
+from wtool.checkpoint import BESIDE_MODEL, Tensor
 from wtool.encodings.protobuf import LENGTH, expect, fields, text
 from wtool.errors import InputError
 from wtool.sources import FileSource, read_bytes
@@ -92,13 +92,13 @@ def state_kinds(
 
         ranks: dict[str, set[int]] = {}
         for tensor, name in zip(tensors, own_names, strict=True):
-            if name and tensor.role not in ("optimizer", "ema", "other"):
+            if name and tensor.role not in BESIDE_MODEL:
                 ranks.setdefault(name, set()).add(len(tensor.shape))
         # Variables that share a name are told apart by nothing that the graph has.
         single = {name: next(iter(found)) for name, found in ranks.items() if len(found) == 1}
         kinds = spread_to_siblings(variable_kinds(graph, single), single)
     for tensor, name in zip(tensors, own_names, strict=True):
-        if tensor.kind is None and tensor.role not in ("optimizer", "ema", "other"):
+        if tensor.kind is None and tensor.role not in BESIDE_MODEL:
             tensor.kind = kinds.get(name)
     version = "" if graph is None else graph.tensorflow_version
     return Evidence(tuple(notes), {"tensorflow_version": version} if version else {})
@@ -172,7 +172,7 @@ def _classes(data: bytes) -> dict[tuple[str, ...], str]:
 def _apply_classes(tensors: Iterable[Tensor], classes: dict[tuple[str, ...], str]) -> None:
     """The kind of the deepest layer on a variable's path that has one."""
     for tensor in tensors:
-        if tensor.role in ("optimizer", "ema", "other"):
+        if tensor.role in BESIDE_MODEL:
             continue
         for depth in range(len(tensor.path) - 1, 0, -1):
             kind = classes.get(tensor.path[:depth])

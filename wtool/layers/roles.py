@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.layers.kinds import KindFinder, Members, kind_of_leaf
 from wtool.layers.names import (
     BRANCH_ROLES,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from wtool.checkpoint import Checkpoint, Tensor
 
 LEARNED = ("weight", "bias")
-# Roles of tensors that are not part of the model itself.
-_COPIES = ("optimizer", "ema", "other")
 _LEARNABLE_KINDS = ("float", "complex")
 # What the last component of a name says of these needs no second look, save where siblings change
 # what it means.
@@ -259,7 +258,7 @@ def _assign_kinds(modules: Mapping[str, Members]) -> None:
     for module, members in modules.items():
         kind = None
         for leaf, tensor in members.items():
-            if tensor.role in _COPIES:
+            if tensor.role in BESIDE_MODEL:
                 attached.append((module, tensor))
                 continue
             if kind is None:
@@ -275,5 +274,5 @@ def _assign_kinds(modules: Mapping[str, Members]) -> None:
             tensor.layer = layer
         if tensor.kind is None:
             owner = modules.get(layer, {}).values()
-            kinds = (t.kind for t in owner if t.role not in _COPIES and t.kind)
+            kinds = (t.kind for t in owner if t.role not in BESIDE_MODEL and t.kind)
             tensor.kind = next(kinds, "unknown")

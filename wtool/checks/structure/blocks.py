@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from wtool.checkpoint import BESIDE_MODEL
 from wtool.checks.subject import Subject
 
 _NUMBERED = re.compile(r"(\d+)|([A-Za-z_]\w*?_)(\d+)", re.ASCII)
@@ -53,7 +54,7 @@ def families(subject: Subject) -> Iterator[Family]:
     """Every family of blocks among the model's own tensors, in stored order."""
     found: dict[tuple[str, bool], Family] = {}
     for tensor in subject.checkpoint:
-        if tensor.role in ("optimizer", "ema", "other"):
+        if tensor.role in BESIDE_MODEL:
             continue
         separator = "/" if "/" in tensor.name else "."
         parts = tensor.name.split(separator)
