@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from wtool.checkpoint import Tensor
@@ -36,14 +37,16 @@ def make_exact(
 
     done = total = 0
     stopping = False
+    counting = Lock()
 
     def seen(nbytes: int) -> None:
         nonlocal done
         if stopping:
             raise CancelledError
-        done += nbytes
-        if progress is not None and total:
-            progress(done, total)
+        with counting:
+            done += nbytes
+            if progress is not None and total:
+                progress(done, total)
 
     def finite(index: int) -> int:
         row = rows[index]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wtool.checkpoint import Checkpoint, Tensor
-from wtool.conversion.books import BESIDE, Books
+from wtool.checkpoint import BESIDE_MODEL, Checkpoint, Tensor
+from wtool.conversion.books import Books
 from wtool.conversion.derived import Derived, constant, is_constant
 from wtool.conversion.outcome import Step
 from wtool.conversion.rules import Made
@@ -103,7 +103,7 @@ def check_template(books: Books) -> None:
     for name, slot in books.slots.items():
         if name in books.given:
             continue
-        if slot.role in BESIDE:
+        if slot.role in BESIDE_MODEL:
             tensor = Tensor(name, slot.key, slot.extent, role=slot.role)
             reason = "is no part of the model"
             step = Step("kept", (), (tensor,), "", "template", "template", reason=reason)

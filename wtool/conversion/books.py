@@ -14,8 +14,6 @@ from wtool.conversion.templates import Template, Values
 
 # Roles of tensors that a file keeps for itself: graphs, counters of saves, random state.
 BOOKKEEPING = "other"
-# Roles of what is beside the model; of a template they are kept as they are.
-BESIDE = ("optimizer", "ema", BOOKKEEPING)
 
 _CONVOLUTIONS = ("conv", "depthwise", "transposed_conv")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wtool.conversion.dense_axes import OPEN, stored_in_out
-from wtool.conversion.inference import Match, Pairing, in_model_order, in_stored_order, pair_units
+from wtool.conversion.file_order import in_model_order, in_stored_order
+from wtool.conversion.inference import Match, Pairing, pair_units
 from wtool.conversion.keras_facts import facts_of, ordered_kind
 from wtool.conversion.layer_rules import CELLS, NORMS, TORCH_KERAS
 from wtool.conversion.norm_options import norm_options

@@ -7,7 +7,7 @@ given once. What does not fit is listed as open. Values are lazy: a writer strea
 
 from __future__ import annotations
 
-from wtool.checkpoint import Checkpoint
+from wtool.checkpoint import BESIDE_MODEL, Checkpoint
 from wtool.conversion.accounts import (
     check_balance,
     check_sidecar,
@@ -15,7 +15,7 @@ from wtool.conversion.accounts import (
     make_named,
     tie_target,
 )
-from wtool.conversion.books import BESIDE, Books
+from wtool.conversion.books import Books
 from wtool.conversion.layer_conversion import convert_instance
 from wtool.conversion.outcome import Outcome
 from wtool.conversion.rules import Mapping, SideName, other
@@ -77,7 +77,7 @@ def _plan(books: Books) -> Outcome:
         if name not in books.claims:
             role = books.source.tensors[name].role
             beside = f"; it is {role} state: --model-only leaves it out"
-            books.fail(name, "has no rule" + (beside if role in BESIDE else ""))
+            books.fail(name, "has no rule" + (beside if role in BESIDE_MODEL else ""))
     if books.template is not None:
         check_template(books)
     if books.sidecar is not None:

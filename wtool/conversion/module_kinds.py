@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from wtool.checkpoint import BESIDE_MODEL, Checkpoint, Tensor
 from wtool.conversion.dense_axes import CONV1D_NAMES, stored_in_out
-from wtool.conversion.inference import in_model_order
+from wtool.conversion.file_order import in_model_order
 from wtool.conversion.keras_facts import Ordered, facts_of, ordered_kind
 from wtool.conversion.kernel_shapes import against_transpose, layouts_between
 from wtool.conversion.layer_rules import KINDS, NORMS
