@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from wtool.conversion.name_laws import Law, family_of, find_laws
 from wtool.conversion.unit_names import (
@@ -22,9 +21,6 @@ from wtool.conversion.unit_names import (
     without_numbers,
 )
 from wtool.conversion.units import Trait, Unit
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
